@@ -1,0 +1,23 @@
+//! Longbow: the request path, HTTP, batching, auction stages, stores, admin.
+//!
+//! The rooms, in the order a request walks through them, are listed in `docs/architecture.md`.
+//! [`pipeline`] tells the story of one request.
+
+pub mod admin;
+pub mod auction;
+pub mod batch;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod deadline;
+pub mod demo;
+pub mod events;
+pub mod http;
+pub mod ids;
+pub mod ledger;
+pub mod meters;
+pub mod money;
+pub mod pipeline;
+pub mod plans;
+pub mod runtime;
+pub mod store;

@@ -1,0 +1,2 @@
+//! longbow
+fn main() {}

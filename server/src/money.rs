@@ -1,0 +1,180 @@
+//! Money: integer micros of a currency, and exchange rates that never pass through a float.
+//!
+//! A [`Micros`] is one millionth of a unit of some currency. Prices inside the server are **per impression**; OpenRTB
+//! prices are CPM (per thousand impressions), so 2.50 USD CPM is 2,500 micros an impression.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// An amount in millionths of a currency unit. The currency travels beside it ([`Currency`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Micros(pub i64);
+
+impl Micros {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// Sum, or `None` beyond the range of `i64`.
+    #[must_use]
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
+    /// Difference, or `None` beyond the range of `i64`.
+    #[must_use]
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+
+    /// Per-impression micros of a CPM price given as a decimal number, rounded **up** (a floor must be reached).
+    /// `None` for NaN, infinities, negative numbers and anything over one million units CPM.
+    #[must_use]
+    pub fn from_cpm_ceil(cpm: f64) -> Option<Self> {
+        if !(0.0..=1e6).contains(&cpm) {
+            return None;
+        }
+        // CPM to micros per impression is a factor of 1,000. The tiny slack keeps 2.3 CPM at 2,300, not 2,301.
+        #[expect(clippy::cast_possible_truncation, reason = "bounded by the range check above")]
+        Some(Self((cpm * 1_000.0 - 1e-6).ceil().max(0.0) as i64))
+    }
+
+    /// The CPM price in currency units.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "prices are far below 2^53")]
+    pub fn as_cpm(self) -> f64 {
+        self.0 as f64 / 1_000.0
+    }
+}
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let magnitude = self.0.unsigned_abs();
+        write!(f, "{sign}{}.{:06}", magnitude / 1_000_000, magnitude % 1_000_000)
+    }
+}
+
+/// An ISO-4217 alphabetic code, upper case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Currency([u8; 3]);
+
+impl Currency {
+    /// US dollars, OpenRTB's default.
+    pub const USD: Self = Self(*b"USD");
+
+    /// Parses a three-letter code, any case.
+    #[must_use]
+    pub fn parse(code: &str) -> Option<Self> {
+        let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_alphabetic).then(|| Self(bytes.map(|b| b.to_ascii_uppercase())))
+    }
+
+    /// The code as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("XXX")
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+impl Serialize for Currency {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(d)?;
+        Self::parse(&code).ok_or_else(|| {
+            serde::de::Error::custom(format!("`{code}` is no currency code: use three letters of ISO 4217, as in \"USD\""))
+        })
+    }
+}
+
+/// Which way a conversion rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Towards zero: for what we pay.
+    Down,
+    /// Away from zero: for floors that must be reached.
+    Up,
+}
+
+/// Exchange rates: micros of US dollars for one unit of each currency.
+#[derive(Clone, Debug)]
+pub struct FxTable {
+    usd_micros_per_unit: BTreeMap<Currency, i64>,
+}
+
+impl FxTable {
+    /// A table from rates given as micros of US dollars for one unit. Rates must be positive; USD is always 1,000,000.
+    #[must_use]
+    pub fn new(rates: impl IntoIterator<Item = (Currency, i64)>) -> Self {
+        let mut usd_micros_per_unit: BTreeMap<_, _> = rates.into_iter().filter(|&(_, rate)| rate > 0).collect();
+        usd_micros_per_unit.insert(Currency::USD, 1_000_000);
+        Self { usd_micros_per_unit }
+    }
+
+    /// `amount` of `from` in `to`, exactly rounded; `None` if a rate is unknown or the result does not fit.
+    #[must_use]
+    pub fn convert(&self, amount: Micros, from: Currency, to: Currency, rounding: Rounding) -> Option<Micros> {
+        if from == to {
+            return Some(amount);
+        }
+        let from_rate = i128::from(*self.usd_micros_per_unit.get(&from)?);
+        let to_rate = i128::from(*self.usd_micros_per_unit.get(&to)?);
+        let product = i128::from(amount.0) * from_rate;
+        let quotient = match rounding {
+            Rounding::Down => product / to_rate,
+            Rounding::Up => product / to_rate + if product % to_rate == 0 { 0 } else { product.signum() },
+        };
+        i64::try_from(quotient).ok().map(Micros)
+    }
+
+    /// True when a rate for this currency is known.
+    #[must_use]
+    pub fn knows(&self, currency: Currency) -> bool {
+        self.usd_micros_per_unit.contains_key(&currency)
+    }
+}
+
+impl Default for FxTable {
+    fn default() -> Self {
+        Self::new([])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpm_floor_is_reached_and_not_overshot() {
+        assert_eq!(Micros::from_cpm_ceil(2.3), Some(Micros(2_300)));
+        assert_eq!(Micros::from_cpm_ceil(0.000_4), Some(Micros(1)));
+        assert_eq!(Micros::from_cpm_ceil(0.0), Some(Micros(0)));
+        assert_eq!(Micros::from_cpm_ceil(-1.0), None);
+        assert_eq!(Micros::from_cpm_ceil(f64::NAN), None);
+    }
+
+    #[test]
+    fn conversion_rounds_as_asked() {
+        let eur = Currency::parse("eur").unwrap();
+        let table = FxTable::new([(eur, 1_100_000)]);
+        assert_eq!(table.convert(Micros(10), eur, Currency::USD, Rounding::Down), Some(Micros(11)));
+        assert_eq!(table.convert(Micros(10), Currency::USD, eur, Rounding::Down), Some(Micros(9)));
+        assert_eq!(table.convert(Micros(10), Currency::USD, eur, Rounding::Up), Some(Micros(10)));
+        assert_eq!(table.convert(Micros(10), Currency::USD, Currency::parse("JPY").unwrap(), Rounding::Up), None);
+    }
+}
