@@ -1,2 +1,37 @@
-//! bench
-fn main() {}
+//! `longbow-bench`: load, replay and kernel benches. Every command prints a table; with `--json` the last line is one
+//! JSON object with the same figures.
+
+mod client;
+mod load;
+mod out;
+mod replay;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Longbow: its request path under load, recorded traffic, and its parts alone.
+#[derive(Parser)]
+#[command(
+    name = "longbow-bench",
+    version,
+    about,
+    after_help = "Every command takes --json and then ends with one line of its figures."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Open-loop load (Poisson arrivals, latency from the scheduled start), one rate or a sweep to the knee
+    Load(load::LoadArgs),
+    /// Sends recorded requests (JSONL, or bid log lines) and counts the answers
+    Replay(replay::ReplayArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Load(args) => load::run(&args),
+        Command::Replay(args) => replay::run(&args),
+    }
+}

@@ -97,7 +97,9 @@ impl<'de> Deserialize<'de> for Currency {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let code = String::deserialize(d)?;
         Self::parse(&code).ok_or_else(|| {
-            serde::de::Error::custom(format!("`{code}` is no currency code: use three letters of ISO 4217, as in \"USD\""))
+            serde::de::Error::custom(format!(
+                "`{code}` is no currency code: use three letters of ISO 4217, as in \"USD\""
+            ))
         })
     }
 }

@@ -192,7 +192,7 @@ impl Item {
             return Err(FieldError::new("price_micros", "must not be negative"));
         }
         for (field, url) in [("url", &self.url), ("image_url", &self.image_url)] {
-            if !url.is_empty() && !(url.starts_with("https://") || url.starts_with("http://")) {
+            if !(url.is_empty() || url.starts_with("https://") || url.starts_with("http://")) {
                 return Err(FieldError::new(field, "must start with https:// or http://"));
             }
         }

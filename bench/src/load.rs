@@ -1,0 +1,202 @@
+//! The load command: one rate, or a sweep that climbs until the server no longer holds its latency bound.
+
+mod open_loop;
+mod plot;
+mod traffic;
+
+use crate::client::Target;
+use crate::out;
+use anyhow::bail;
+use open_loop::{Figures, Run};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+use traffic::{Source, Traffic};
+
+/// Most steps of one sweep.
+const STEPS_MAX: usize = 40;
+
+/// Offers load on a schedule that never waits for answers.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  longbow-bench load --rate 100 --seconds 10\n  longbow-bench load --traffic openrtb --sweep 50 --p99-ms 50 --plot load.svg --json\n  longbow-bench load --requests requests.jsonl --rate 200"
+)]
+pub(crate) struct LoadArgs {
+    /// Server to load; a machine of your own, as this offers real load
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// What to send
+    #[arg(long, value_enum, default_value = "mix")]
+    traffic: Traffic,
+    /// Bid requests to vary (JSON lines) in place of the built-in ones
+    #[arg(long)]
+    requests: Option<PathBuf>,
+    /// Users drawn from: PREFIX00001 to PREFIX followed by this number
+    #[arg(long, default_value_t = 20_000)]
+    users: u32,
+    /// Prefix of user ids (the demo world's by default)
+    #[arg(long, default_value = "user-")]
+    user_prefix: String,
+    /// Requests a second, one run
+    #[arg(long, default_value_t = 100.0, conflicts_with = "sweep")]
+    rate: f64,
+    /// First rate of a sweep, which climbs by --factor until the knee is passed
+    #[arg(long)]
+    sweep: Option<f64>,
+    /// Step of the sweep
+    #[arg(long, default_value_t = 1.4)]
+    factor: f64,
+    /// Seconds for each rate
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Seconds of unmeasured load before the first rate
+    #[arg(long, default_value_t = 2.0)]
+    warmup: f64,
+    /// The knee is the last rate whose 99th percentile stays under this, with under 1% refused, late or failed
+    #[arg(long, default_value_t = 50.0)]
+    p99_ms: f64,
+    /// Deadline sent with each request (`tmax`)
+    #[arg(long, default_value_t = 100)]
+    tmax_ms: u32,
+    /// Items asked of a ranking
+    #[arg(long, default_value_t = 20)]
+    k: u32,
+    /// Connections
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: u16,
+    /// Seed of arrivals, users and requests
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Writes the latency curve as SVG
+    #[arg(long)]
+    plot: Option<PathBuf>,
+    /// End with one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    traffic: String,
+    p99_bound_ms: f64,
+    knee_rps: Option<f64>,
+    steps: Vec<Figures>,
+}
+
+impl LoadArgs {
+    fn check(&self) -> anyhow::Result<()> {
+        for (name, value, low, high) in [
+            ("--rate", self.rate, 0.1, 1e6),
+            ("--sweep", self.sweep.unwrap_or(1.0), 0.1, 1e6),
+            ("--factor", self.factor, 1.01, 10.0),
+            ("--seconds", self.seconds, 0.5, 3600.0),
+            ("--warmup", self.warmup, 0.0, 600.0),
+        ] {
+            if !(low..=high).contains(&value) {
+                bail!("{name} {value}: must be from {low} to {high}");
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&self, target: &Target, rate: f64, seconds: f64, seed: u64) -> anyhow::Result<Figures> {
+        let run = Run {
+            target: target.clone(),
+            rate,
+            length: Duration::from_secs_f64(seconds),
+            connections: self.connections,
+            timeout: Duration::from_secs(5),
+            deadline: Duration::from_millis(self.tmax_ms.into()),
+            seed,
+        };
+        open_loop::run(run, Source::new(self)?)
+    }
+
+    fn holds(&self, step: &Figures) -> bool {
+        step.p99_ms <= self.p99_ms && step.refused_share + step.error_share + step.late_share < 0.01
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let target = Target::parse(&args.url)?;
+    let mut rate = args.sweep.unwrap_or(args.rate);
+    if args.warmup > 0.0 {
+        args.step(&target, rate, args.warmup, args.seed ^ 0x5EED)?;
+    }
+    let mut report = Report {
+        traffic: format!("{:?}", args.traffic).to_lowercase(),
+        p99_bound_ms: args.p99_ms,
+        knee_rps: None,
+        steps: Vec::new(),
+    };
+    for step in 0..STEPS_MAX {
+        let figures = args.step(&target, rate, args.seconds, args.seed + step as u64)?;
+        out::line(format!("{rate:.0} requests/s offered: p50 {:.2} ms, p99 {:.2} ms", figures.p50_ms, figures.p99_ms));
+        let holds = args.holds(&figures);
+        report.steps.push(figures);
+        if holds {
+            report.knee_rps = Some(rate);
+        }
+        if args.sweep.is_none() || !holds {
+            break;
+        }
+        rate *= args.factor;
+    }
+    let rows: Vec<Vec<String>> = report.steps.iter().map(row).collect();
+    out::line("");
+    out::table(
+        &[
+            "offered/s",
+            "requests",
+            "p50 ms",
+            "p90",
+            "p99",
+            "p99.9",
+            "max",
+            "200 %",
+            "204 %",
+            "refused %",
+            "errors %",
+            "late %",
+            "client p99",
+        ],
+        &rows,
+    );
+    if let Some(last) = report.steps.last().filter(|last| !last.stages_p50_ms.is_empty()) {
+        let stages: Vec<String> = last.stages_p50_ms.iter().map(|(name, ms)| format!("{name} {ms:.3}")).collect();
+        out::line(format!("stages at {:.0}/s, median ms: {}", last.offered_rps, stages.join(", ")));
+    }
+    if args.sweep.is_some() {
+        match report.knee_rps {
+            Some(knee) => out::line(format!("knee: {knee:.0} requests/s at p99 <= {} ms", args.p99_ms)),
+            None => out::line(format!("no rate held p99 <= {} ms: start the sweep lower", args.p99_ms)),
+        }
+    }
+    if let Some(path) = &args.plot {
+        plot::latency_curve(path, &report.steps, args.p99_ms)?;
+        out::line(format!("plot: {}", path.display()));
+    }
+    out::json(args.json, &report)
+}
+
+fn row(figures: &Figures) -> Vec<String> {
+    let percent = |share: f64| format!("{:.2}", share * 100.0);
+    let ms = |value: f64| format!("{value:.2}");
+    vec![
+        format!("{:.0}", figures.offered_rps),
+        figures.requests.to_string(),
+        ms(figures.p50_ms),
+        ms(figures.p90_ms),
+        ms(figures.p99_ms),
+        ms(figures.p999_ms),
+        ms(figures.max_ms),
+        percent(figures.bid_share),
+        percent(figures.no_bid_share),
+        percent(figures.refused_share),
+        percent(figures.error_share),
+        percent(figures.late_share),
+        ms(figures.send_delay_p99_ms),
+    ]
+}

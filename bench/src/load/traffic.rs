@@ -1,0 +1,120 @@
+//! The requests of a load run, drawn from a seed: an exchange's bid requests, a feed's ranking requests, or both.
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Traffic {
+    /// `POST /openrtb2/bid`
+    Openrtb,
+    /// `POST /v1/rank`
+    Feed,
+    /// Nine bid requests in ten, one ranking
+    Mix,
+}
+
+/// What a run's requests are made from.
+pub(crate) struct Source {
+    traffic: Traffic,
+    templates: Vec<Value>,
+    user_prefix: String,
+    users: u32,
+    tmax_ms: u32,
+    k: u32,
+    rng: StdRng,
+    sent: u64,
+}
+
+/// Banner sizes in the proportions that real requests show.
+const SIZES: [(u32, u32); 6] = [(300, 250), (300, 250), (728, 90), (320, 50), (300, 600), (160, 600)];
+
+impl Source {
+    /// A source of `traffic`; `file` holds bid requests to vary, one JSON object a line.
+    pub(crate) fn new(args: &super::LoadArgs) -> anyhow::Result<Self> {
+        let templates = match &args.requests {
+            Some(path) => read_templates(path)?,
+            None => built_in_templates(),
+        };
+        if args.users == 0 {
+            bail!("--users 0: must be at least 1");
+        }
+        Ok(Self {
+            traffic: args.traffic,
+            templates,
+            user_prefix: args.user_prefix.clone(),
+            users: args.users,
+            tmax_ms: args.tmax_ms,
+            k: args.k,
+            rng: StdRng::seed_from_u64(args.seed),
+            sent: 0,
+        })
+    }
+
+    /// Path and body of the next request.
+    pub(crate) fn next_request(&mut self) -> (&'static str, Bytes) {
+        self.sent += 1;
+        // A square law: some users come back far more often than others, as real ones do.
+        let uniform: f64 = self.rng.random();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below users, which is a u32")]
+        let user = (uniform * uniform * f64::from(self.users)) as u32 + 1;
+        let user = format!("{}{user:05}", self.user_prefix);
+        let feed = match self.traffic {
+            Traffic::Openrtb => false,
+            Traffic::Feed => true,
+            Traffic::Mix => self.rng.random_ratio(1, 10),
+        };
+        if feed {
+            let body = json!({"user": user, "k": self.k, "deadline_ms": self.tmax_ms});
+            return ("/v1/rank", body.to_string().into());
+        }
+        let pick = self.rng.random_range(0..self.templates.len());
+        let mut body = self.templates[pick].clone();
+        body["id"] = format!("load-{}-{:08x}", self.sent, self.rng.next_u32()).into();
+        body["tmax"] = self.tmax_ms.into();
+        if !body["user"].is_object() {
+            body["user"] = json!({});
+        }
+        body["user"]["id"] = user.into();
+        ("/openrtb2/bid", body.to_string().into())
+    }
+}
+
+fn read_templates(path: &Path) -> anyhow::Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut templates = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let value: Value =
+            serde_json::from_str(line).with_context(|| format!("{} line {}", path.display(), number + 1))?;
+        if !value.is_object() {
+            bail!("{} line {}: a bid request is a JSON object", path.display(), number + 1);
+        }
+        templates.push(value);
+    }
+    if templates.is_empty() {
+        bail!("{}: holds no request", path.display());
+    }
+    Ok(templates)
+}
+
+fn built_in_templates() -> Vec<Value> {
+    let site =
+        json!({"id": "s1", "domain": "news.example", "page": "https://news.example/a", "publisher": {"id": "p1"}});
+    let mut templates: Vec<Value> = SIZES
+        .iter()
+        .map(|&(w, h)| {
+            json!({"imp": [{"id": "1", "banner": {"format": [{"w": w, "h": h}]}, "bidfloor": 0.05, "secure": 1}],
+                   "site": site, "at": 1, "cur": ["USD"], "bcat": ["IAB25"]})
+        })
+        .collect();
+    templates.push(json!({"imp": [{"id": "1", "video": {"mimes": ["video/mp4"], "w": 640, "h": 360, "minduration": 5,
+        "maxduration": 30, "protocols": [2, 3, 5, 6]}, "bidfloor": 0.1}], "site": site, "at": 2}));
+    let native = json!({"ver": "1.2", "assets": [{"id": 1, "required": 1, "title": {"len": 90}},
+        {"id": 2, "required": 1, "img": {"type": 3, "wmin": 100, "hmin": 100}}]});
+    templates.push(json!({"imp": [{"id": "1", "native": {"request": native.to_string(), "ver": "1.2"}}], "app": {"id": "a1"}, "at": 1}));
+    templates
+}
