@@ -1,1 +1,29 @@
-//! index
+//! Item retrieval: the best `k` items by inner product among those that are eligible, over a set of items that changes while it is
+//! searched.
+//!
+//! - [`Bitmap`]: eligibility by item slot.
+//! - [`Retriever`]: what every index answers; [`ExactRetriever`] is the plain one.
+//!
+//! The rule that holds everywhere: under any filter exactly `min(k, eligible items alive)` hits come back, each eligible, each under the
+//! exact inner product with the L2-normalised item vector. Only *which* items are found may be approximate.
+
+mod bitmap;
+mod error;
+mod exact;
+mod ffi;
+mod frozen;
+mod lists;
+mod plan;
+mod query;
+mod rows;
+mod scan;
+mod topk;
+
+pub use bitmap::Bitmap;
+pub use error::IndexError;
+pub use exact::ExactRetriever;
+pub use ffi::cpu_supported;
+pub use query::{Hits, K_MAX, Kind, Query, Retriever};
+
+/// The largest item slot that an index takes unless told otherwise: the tables by slot then stay below 300 MB.
+pub const SLOTS_MAX: u32 = (1 << 26) - 1;

@@ -1,0 +1,391 @@
+//! The only unsafe code of the crate: a thin safe face over FAISS's C API, the vectorised scoring call, and thread settings.
+//!
+//! `faiss-sys` is called directly because the safe `faiss` crate leaks the selector of every filtered search and ties its bitmap to
+//! no lifetime. Here buffers belong to the caller, each search frees its selector and parameters, and no parameters object is shared.
+
+#![expect(unsafe_code, reason = "the FAISS C API; scoring compiled for AVX2")]
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::Once;
+
+use faiss_sys as sys;
+
+use crate::rows::{Rows, score_picks};
+use crate::{Bitmap, IndexError};
+
+/// Whether this machine can run the index, or what it lacks and why that matters. Ask before anything else is called.
+///
+/// # Errors
+/// A sentence for the user: FAISS is compiled for x86-64-v3 (AVX2, FMA, BMI2, F16C) and does not choose at run time, so that on an older
+/// machine it would stop with an illegal instruction.
+pub fn cpu_supported() -> Result<(), String> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let have = [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("bmi1", std::arch::is_x86_feature_detected!("bmi1")),
+            ("bmi2", std::arch::is_x86_feature_detected!("bmi2")),
+            ("f16c", std::arch::is_x86_feature_detected!("f16c")),
+            ("lzcnt", std::arch::is_x86_feature_detected!("lzcnt")),
+            ("movbe", std::arch::is_x86_feature_detected!("movbe")),
+        ];
+        let missing: Vec<&str> = have.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "the CPU lacks {}: the retrieval index (FAISS) is compiled for x86-64-v3 (AVX2 and its companions, Intel Haswell or AMD \
+             Zen and later) because without AVX2 its code scan is 14 to 19 times slower; use a newer machine, or in a virtual \
+             machine pass the host's CPU model through",
+            missing.join(", ")
+        ))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Ok(())
+}
+
+/// Inner products of the padded `query` with the picked rows, to `scores`.
+pub(crate) fn score(query: &[f32], rows: &Rows, picks: &[u32], scores: &mut [f32]) {
+    assert!(
+        query.len() == rows.stride() && picks.len() <= scores.len(),
+        "query padded like the rows, a score for each pick"
+    );
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        // SAFETY: the CPU has both features the function is compiled for; it is otherwise a safe function.
+        unsafe { score_avx2(query, rows, picks, scores) };
+        return;
+    }
+    score_picks::<false>(query, rows, picks, scores);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn score_avx2(query: &[f32], rows: &Rows, picks: &[u32], scores: &mut [f32]) {
+    score_picks::<true>(query, rows, picks, scores);
+}
+
+unsafe extern "C" {
+    /// OpenMP's thread count for parallel regions that the calling thread starts.
+    fn omp_set_num_threads(threads: c_int);
+}
+
+thread_local! {
+    static OMP_THREADS: Cell<c_int> = const { Cell::new(0) };
+}
+
+/// Sets how many threads FAISS may use when called from this thread. BLAS itself always stays on the calling thread: two layers of
+/// threads only fight, and spinning idle ones cost other threads milliseconds.
+pub(crate) fn limit_threads(threads: u16) {
+    static BLAS: Once = Once::new();
+    BLAS.call_once(|| {
+        let name = c"openblas_set_num_threads";
+        // SAFETY: the name is a C string; the default handle searches what is already loaded.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        // Another BLAS (the reference one) has no threads to limit.
+        if !found.is_null() {
+            // SAFETY: OpenBLAS declares `void openblas_set_num_threads(int)` under this name in all its versions.
+            let set: extern "C" fn(c_int) = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(c_int)>(found) };
+            set(1);
+        }
+    });
+    OMP_THREADS.with(|current| {
+        let wanted = c_int::from(threads.max(1));
+        if current.get() != wanted {
+            // SAFETY: any positive count is valid; it changes this thread's setting only.
+            unsafe { omp_set_num_threads(wanted) };
+            current.set(wanted);
+        }
+    });
+}
+
+/// Lowers the calling thread's priority, so that background building yields to the request path. A system that refuses is no error.
+pub(crate) fn be_nice(level: i32) {
+    // SAFETY: plain system calls on the calling thread's own id.
+    unsafe {
+        let thread = libc::syscall(libc::SYS_gettid);
+        if let Ok(id) = libc::id_t::try_from(thread) {
+            libc::setpriority(libc::PRIO_PROCESS, id, level);
+        }
+    }
+}
+
+/// An inverted-list FAISS index under inner product, owned.
+#[derive(Debug)]
+pub(crate) struct Ivf {
+    raw: NonNull<sys::FaissIndex>,
+    dim: usize,
+}
+
+// SAFETY: the object has no tie to a thread; it is built through `&mut` by one thread at a time.
+unsafe impl Send for Ivf {}
+// SAFETY: `&self` methods call FAISS's const search, size and write functions, which FAISS documents as safe to run together; they share
+// only its global counters of visited lists, which nothing reads.
+unsafe impl Sync for Ivf {}
+
+impl Drop for Ivf {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from FAISS and is freed once, here.
+        unsafe { sys::faiss_Index_free(self.raw.as_ptr()) }
+    }
+}
+
+impl Ivf {
+    /// A new untrained index from a FAISS factory string that names an inverted-list kind.
+    pub(crate) fn new(dim: usize, factory: &str) -> Result<Self, IndexError> {
+        let call = "index_factory";
+        let text = CString::new(factory).map_err(|_| refused(call, "the description has a zero byte"))?;
+        let width = c_int::try_from(dim).map_err(|_| refused(call, "the dimension is too large"))?;
+        let mut raw = ptr::null_mut();
+        // SAFETY: the out-pointer and the C string live through the call.
+        let code = unsafe {
+            sys::faiss_index_factory(&raw mut raw, width, text.as_ptr(), sys::FaissMetricType_METRIC_INNER_PRODUCT)
+        };
+        check(code, call)?;
+        Self::own(raw, call)
+    }
+
+    /// Takes ownership of an index that FAISS made, if it is an inverted-list index under inner product.
+    fn own(raw: *mut sys::FaissIndex, call: &'static str) -> Result<Self, IndexError> {
+        let raw = NonNull::new(raw).ok_or_else(|| refused(call, "no index came back"))?;
+        // From here on an early return frees the index.
+        let mut index = Self { raw, dim: 0 };
+        // SAFETY: the index is alive; these read its fields.
+        let (width, metric, ivf) = unsafe {
+            (
+                sys::faiss_Index_d(raw.as_ptr()),
+                sys::faiss_Index_metric_type(raw.as_ptr()),
+                sys::faiss_IndexIVF_cast(raw.as_ptr()),
+            )
+        };
+        if ivf.is_null() || metric != sys::FaissMetricType_METRIC_INNER_PRODUCT {
+            return Err(refused(call, "not an inverted-list index under inner product"));
+        }
+        index.dim = usize::try_from(width).map_err(|_| refused(call, "the dimension is negative"))?;
+        Ok(index)
+    }
+
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Vectors held.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: reads a field of a live index.
+        usize::try_from(unsafe { sys::faiss_Index_ntotal(self.raw.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Whether vectors can be added.
+    pub(crate) fn is_trained(&self) -> bool {
+        // SAFETY: reads a field of a live index.
+        unsafe { sys::faiss_Index_is_trained(self.raw.as_ptr()) != 0 }
+    }
+
+    /// Inverted lists.
+    pub(crate) fn nlist(&self) -> usize {
+        // SAFETY: `own` has checked that the index is an inverted-list one.
+        unsafe { sys::faiss_IndexIVF_nlist(sys::faiss_IndexIVF_cast(self.raw.as_ptr())) }
+    }
+
+    /// Learns lists and codes from `rows` packed vectors.
+    pub(crate) fn train(&mut self, packed: &[f32]) -> Result<(), IndexError> {
+        let rows = self.rows_of(packed, "train")?;
+        // SAFETY: `packed` holds `rows` vectors of this dimension.
+        check(unsafe { sys::faiss_Index_train(self.raw.as_ptr(), rows, packed.as_ptr()) }, "train")
+    }
+
+    /// Adds vectors under the given labels, in the lists themselves (an id map over lists corrupts labels on removal).
+    pub(crate) fn add(&mut self, packed: &[f32], labels: &[i64]) -> Result<(), IndexError> {
+        let call = "add_with_ids";
+        let rows = self.rows_of(packed, call)?;
+        if usize::try_from(rows).ok() != Some(labels.len()) {
+            return Err(refused(call, "one label for each vector is wanted"));
+        }
+        // SAFETY: `packed` and `labels` hold `rows` vectors and labels.
+        let code = unsafe { sys::faiss_Index_add_with_ids(self.raw.as_ptr(), rows, packed.as_ptr(), labels.as_ptr()) };
+        check(code, call)
+    }
+
+    fn rows_of(&self, packed: &[f32], call: &'static str) -> Result<i64, IndexError> {
+        if self.dim == 0 || !packed.len().is_multiple_of(self.dim) {
+            return Err(refused(call, "the buffer is not a whole number of vectors"));
+        }
+        i64::try_from(packed.len() / self.dim).map_err(|_| refused(call, "too many vectors"))
+    }
+
+    /// The best labels for one query over `nprobe` lists, among those in `eligible`; absent places have label -1. `scores` and `labels`
+    /// have one place for each result wanted.
+    pub(crate) fn search(
+        &self,
+        query: &[f32],
+        nprobe: usize,
+        eligible: Option<&Bitmap>,
+        scores: &mut [f32],
+        labels: &mut [i64],
+    ) -> Result<(), IndexError> {
+        let call = "search";
+        if query.len() != self.dim || scores.len() != labels.len() {
+            return Err(refused(call, "buffer sizes do not agree"));
+        }
+        let wanted = i64::try_from(labels.len()).map_err(|_| refused(call, "too many results"))?;
+        limit_threads(1);
+        let selector = eligible.map(Selector::new).transpose()?;
+        let params = Params::new(selector.as_ref(), nprobe)?;
+        // SAFETY: query, scores and labels have the lengths passed; the parameters and the bitmap they point into (borrowed by
+        // `selector`) outlive the call; the search is const.
+        let code = unsafe {
+            sys::faiss_Index_search_with_params(
+                self.raw.as_ptr(),
+                1,
+                query.as_ptr(),
+                wanted,
+                params.raw.as_ptr(),
+                scores.as_mut_ptr(),
+                labels.as_mut_ptr(),
+            )
+        };
+        drop(params);
+        check(code, call)
+    }
+
+    /// The index in FAISS's file format.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, IndexError> {
+        let call = "write_index";
+        let mut start: *mut c_char = ptr::null_mut();
+        let mut size = 0;
+        // SAFETY: both places outlive the stream, which is closed below.
+        let stream = unsafe { libc::open_memstream(&raw mut start, &raw mut size) };
+        if stream.is_null() {
+            return Err(refused(call, "no memory for the stream"));
+        }
+        // SAFETY: index and stream are alive; the binding's FILE is the C library's.
+        let code = unsafe { sys::faiss_write_index(self.raw.as_ptr(), stream.cast()) };
+        // SAFETY: closes the stream once; `start` and `size` are final after this.
+        let closed = unsafe { libc::fclose(stream) };
+        let bytes = if code == 0 && closed == 0 && !start.is_null() {
+            // SAFETY: on success the stream left `size` bytes at `start`.
+            Ok(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), size) }.to_vec())
+        } else {
+            check(code, call).and(Err(refused(call, "no memory for the stream")))
+        };
+        // SAFETY: the buffer came from malloc and belongs to us; null is allowed.
+        unsafe { libc::free(start.cast()) };
+        bytes
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote. FAISS trusts its input: give it only bytes whose digest has been checked.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
+        let call = "read_index";
+        if bytes.is_empty() {
+            return Err(refused(call, "the file is empty"));
+        }
+        // SAFETY: opened for reading only, so the bytes are not written; they outlive the stream.
+        let stream = unsafe { libc::fmemopen(bytes.as_ptr().cast_mut().cast(), bytes.len(), c"r".as_ptr()) };
+        if stream.is_null() {
+            return Err(refused(call, "no memory for the stream"));
+        }
+        let mut raw = ptr::null_mut();
+        // SAFETY: the stream and the out-pointer are alive.
+        let code = unsafe { sys::faiss_read_index(stream.cast(), 0, &raw mut raw) };
+        // SAFETY: closes the stream once.
+        unsafe { libc::fclose(stream) };
+        check(code, call)?;
+        Self::own(raw, call)
+    }
+}
+
+/// A bitmap selector that cannot outlive its bitmap.
+struct Selector<'a> {
+    raw: NonNull<sys::FaissIDSelector>,
+    bitmap: std::marker::PhantomData<&'a Bitmap>,
+}
+
+impl<'a> Selector<'a> {
+    fn new(bitmap: &'a Bitmap) -> Result<Self, IndexError> {
+        const { assert!(cfg!(target_endian = "little"), "FAISS reads the words byte by byte") };
+        let call = "IDSelectorBitmap_new";
+        let words = bitmap.words();
+        let mut raw = ptr::null_mut();
+        // SAFETY: FAISS keeps the pointer to `words`; the lifetime 'a keeps them in place and unchanged.
+        let code = unsafe { sys::faiss_IDSelectorBitmap_new(&raw mut raw, words.len() * 8, words.as_ptr().cast()) };
+        check(code, call)?;
+        let raw = NonNull::new(raw.cast()).ok_or_else(|| refused(call, "no selector came back"))?;
+        Ok(Self { raw, bitmap: std::marker::PhantomData })
+    }
+}
+
+impl Drop for Selector<'_> {
+    fn drop(&mut self) {
+        // SAFETY: came from FAISS, freed once; the destructor is virtual.
+        unsafe { sys::faiss_IDSelector_free(self.raw.as_ptr()) }
+    }
+}
+
+/// Parameters of one search on inverted lists.
+struct Params<'a> {
+    raw: NonNull<sys::FaissSearchParametersIVF>,
+    selector: std::marker::PhantomData<&'a Selector<'a>>,
+}
+
+impl<'a> Params<'a> {
+    fn new(selector: Option<&'a Selector<'a>>, nprobe: usize) -> Result<Self, IndexError> {
+        let call = "SearchParametersIVF_new";
+        let chosen = selector.map_or(ptr::null_mut(), |selector| selector.raw.as_ptr());
+        let mut raw = ptr::null_mut();
+        // SAFETY: FAISS keeps the selector pointer; the lifetime 'a keeps the selector alive.
+        let code = unsafe { sys::faiss_SearchParametersIVF_new_with(&raw mut raw, chosen, nprobe, 0) };
+        check(code, call)?;
+        let raw = NonNull::new(raw).ok_or_else(|| refused(call, "no parameters came back"))?;
+        Ok(Self { raw, selector: std::marker::PhantomData })
+    }
+}
+
+impl Drop for Params<'_> {
+    fn drop(&mut self) {
+        // SAFETY: came from FAISS, freed once.
+        unsafe { sys::faiss_SearchParametersIVF_free(self.raw.as_ptr()) }
+    }
+}
+
+fn refused(call: &'static str, message: &str) -> IndexError {
+    IndexError::Faiss { call, message: message.to_owned() }
+}
+
+/// Turns a C API return code into a result with FAISS's words.
+fn check(code: c_int, call: &'static str) -> Result<(), IndexError> {
+    if code == 0 {
+        return Ok(());
+    }
+    // SAFETY: after a failed call on this thread the message is a C string or null, valid until the next call.
+    let message = unsafe {
+        let text = sys::faiss_get_last_error();
+        if text.is_null() { "no message".to_owned() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+    };
+    Err(IndexError::Faiss { call, message })
+}
+
+/// A FAISS index file written by other software is not read through here; see `persist`.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_can_run_it() {
+        assert_eq!(cpu_supported(), Ok(()));
+    }
+
+    #[test]
+    fn an_unknown_description_is_an_error_with_words() {
+        let error = Ivf::new(8, "nonsense").map(|_| ()).unwrap_err().to_string();
+        assert!(error.starts_with("FAISS index_factory: ") && error.len() > 25, "{error}");
+    }
+
+    #[test]
+    fn only_inverted_lists_are_taken() {
+        let error = Ivf::new(8, "Flat").map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("inverted-list"), "{error}");
+    }
+}
