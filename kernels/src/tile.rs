@@ -1,0 +1,193 @@
+//! Cutting an attention call into tiles, the unit of work of one thread.
+//!
+//! How a sequence is cut depends on that sequence's own sizes only. That makes its result independent, bit for bit, of
+//! the other sequences of the call and of the number of threads.
+
+use std::ops::Range;
+
+use crate::{CandidateSeq, CausalSeq, KvBlock, MatrixMut, MatrixRef, Shape};
+
+/// Rows that share one pass over the keys when there are many rows: enough to pay for streaming and packing K and V.
+const TALL_ROWS: usize = 240;
+/// The same for calls of few rows, where balance between threads weighs more.
+const SHORT_ROWS: usize = 96;
+/// From this many rows on, tiles are tall.
+const TALL_FROM: usize = 960;
+/// Calls of at most `SHORT_ROWS` rows are cut along the keys into ranges of about this many.
+const SPLIT_KEYS: usize = 2048;
+/// Tile heights are a multiple of this, so that only the last register block of a sequence is ragged.
+const ROW_STEP: usize = 12;
+/// Keys that one kernel step handles. Key ranges start at a multiple of it.
+pub(crate) const KEY_STEP: usize = 64;
+
+/// Times of the event after each query's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NextTimes<'a> {
+    Each(&'a [i64]),
+    Same(i64),
+}
+
+/// Keys and values that belong to one row each (candidates).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own<'a> {
+    pub(crate) k: MatrixRef<'a>,
+    pub(crate) v: MatrixRef<'a>,
+}
+
+/// Some rows of one sequence against a range of its keys.
+#[derive(Debug)]
+pub(crate) struct Tile<'a> {
+    pub(crate) q: MatrixRef<'a>,
+    pub(crate) next: NextTimes<'a>,
+    /// Position of row 0; in a causal tile row `i` stands at `first_position + i`, else all rows stand there.
+    pub(crate) first_position: usize,
+    pub(crate) causal: bool,
+    pub(crate) keys: Range<usize>,
+    pub(crate) kv: &'a [KvBlock<'a>],
+    pub(crate) own: Option<Own<'a>>,
+    /// Overwritten with the scaled sums over `keys` (and the own rows).
+    pub(crate) out: MatrixMut<'a>,
+}
+
+impl NextTimes<'_> {
+    pub(crate) fn at(&self, row: usize) -> i64 {
+        match self {
+            NextTimes::Each(times) => times.get(row).copied().unwrap_or(0),
+            NextTimes::Same(time) => *time,
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// Multiply-adds, near enough to order tiles by.
+    pub(crate) fn cost(&self, shape: Shape) -> usize {
+        self.q.rows() * (self.keys.len() + 1) * (shape.qk_width() + shape.v_width())
+    }
+
+    /// The keys that row `i` sees, within the tile's range.
+    pub(crate) fn visible(&self, row: usize) -> Range<usize> {
+        let end = if self.causal { self.keys.end.min(self.first_position + row + 1) } else { self.keys.end };
+        self.keys.start..end.max(self.keys.start)
+    }
+}
+
+/// How one sequence is cut: either rows or keys, never both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) rows: usize,
+    /// Number of key ranges; above 1 the ranges' sums are added up afterwards, in order.
+    pub(crate) ranges: usize,
+    keys_per_range: usize,
+}
+
+impl Cut {
+    pub(crate) fn new(rows: usize, keys: usize) -> Self {
+        let rows_max = if rows >= TALL_FROM { TALL_ROWS } else { SHORT_ROWS };
+        let tiles = rows.div_ceil(rows_max).max(1);
+        let tile_rows = rows.div_ceil(tiles).next_multiple_of(ROW_STEP).max(ROW_STEP);
+        let wanted = if tiles == 1 { keys.div_ceil(SPLIT_KEYS).max(1) } else { 1 };
+        let keys_per_range = keys.div_ceil(wanted).next_multiple_of(KEY_STEP).max(KEY_STEP);
+        Self { rows: tile_rows, ranges: keys.div_ceil(keys_per_range).max(1), keys_per_range }
+    }
+
+    fn range(&self, index: usize, keys: usize) -> Range<usize> {
+        (index * self.keys_per_range).min(keys)..((index + 1) * self.keys_per_range).min(keys)
+    }
+}
+
+/// A whole sequence in the form of one tile, before it is cut.
+pub(crate) fn causal_tile<'s>(seq: &'s mut CausalSeq<'_>) -> Tile<'s> {
+    Tile {
+        q: seq.q,
+        next: NextTimes::Each(seq.next_times),
+        first_position: seq.first_position,
+        causal: true,
+        keys: 0..seq.first_position + seq.q.rows(),
+        kv: seq.kv,
+        own: None,
+        out: seq.out.reborrow(),
+    }
+}
+
+/// The same for candidate rows over `keys` keys.
+pub(crate) fn candidate_tile<'s>(seq: &'s mut CandidateSeq<'_>, keys: usize) -> Tile<'s> {
+    Tile {
+        q: seq.q,
+        next: NextTimes::Same(seq.query_time),
+        first_position: keys,
+        causal: false,
+        keys: 0..keys,
+        kv: seq.kv,
+        own: Some(Own { k: seq.own_k, v: seq.own_v }),
+        out: seq.out.reborrow(),
+    }
+}
+
+/// Cuts `whole` along its rows and appends the tiles to `tiles`.
+pub(crate) fn cut_rows<'a>(whole: Tile<'a>, cut: Cut, tiles: &mut Vec<Tile<'a>>) {
+    let Tile { q, next, first_position, causal, keys, kv, own, mut out } = whole;
+    let mut start = 0;
+    while start < q.rows() {
+        let rows = cut.rows.min(q.rows() - start);
+        let (head, rest) = out.split_rows(rows);
+        out = rest;
+        let next = match next {
+            NextTimes::Each(times) if !times.is_empty() => NextTimes::Each(&times[start..start + rows]),
+            same => same,
+        };
+        let position = if causal { first_position + start } else { first_position };
+        tiles.push(Tile {
+            q: q.rows_at(start, rows),
+            next,
+            first_position: position,
+            causal,
+            keys: if causal { keys.start..keys.end.min(position + rows) } else { keys.clone() },
+            kv,
+            own: own.map(|o| Own { k: o.k.rows_at(start, rows), v: o.v.rows_at(start, rows) }),
+            out: head,
+        });
+        start += rows;
+    }
+}
+
+/// Cuts a sequence along its keys: range `r` writes to rows `r * m ..` of `partial` (`ranges * m x heads * d_v`).
+pub(crate) fn cut_keys<'a>(whole: &Tile<'a>, cut: Cut, partial: MatrixMut<'a>, tiles: &mut Vec<Tile<'a>>) {
+    let mut rest = partial;
+    for index in 0..cut.ranges {
+        let (out, tail) = rest.split_rows(whole.q.rows());
+        rest = tail;
+        tiles.push(Tile {
+            q: whole.q,
+            next: whole.next,
+            first_position: whole.first_position,
+            causal: whole.causal,
+            keys: cut.range(index, whole.keys.end),
+            kv: whole.kv,
+            own: if index == 0 { whole.own } else { None },
+            out,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cut, KEY_STEP, SHORT_ROWS};
+
+    #[test]
+    fn ranges_cover_all_keys_without_overlap() {
+        for rows in [1, 3, SHORT_ROWS, SHORT_ROWS + 1, 5000] {
+            for keys in [0, 1, 63, 64, 65, 2047, 2048, 2049, 10_000, 10_241] {
+                let cut = Cut::new(rows, keys);
+                let mut next = 0;
+                for index in 0..cut.ranges {
+                    let range = cut.range(index, keys);
+                    assert_eq!(range.start, next, "{rows} rows, {keys} keys, range {index}");
+                    assert!(range.start % KEY_STEP == 0 && (!range.is_empty() || keys == 0));
+                    next = range.end;
+                }
+                assert_eq!(next, keys);
+                assert!(cut.ranges == 1 || rows <= cut.rows, "a sequence is cut one way only");
+            }
+        }
+    }
+}
