@@ -1,0 +1,412 @@
+//! The values that labels take. A room adds its reasons here.
+
+/// A label whose values are all known.
+pub trait Label: Copy + 'static {
+    /// Every value, in the order of [`index`](Self::index).
+    const ALL: &'static [Self];
+    /// The value as text.
+    fn name(&self) -> &'static str;
+    /// Its place in [`ALL`](Self::ALL).
+    fn index(&self) -> usize;
+}
+
+macro_rules! label {
+    ($(#[doc = $about:literal])+ $label:ident { $($(#[doc = $doc:literal])+ $value:ident = $name:literal,)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $label {
+            $($(#[doc = $doc])+ $value,)+
+        }
+
+        impl Label for $label {
+            const ALL: &'static [Self] = &[$(Self::$value),+];
+            fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$value => $name,)+
+                }
+            }
+            fn index(&self) -> usize {
+                *self as usize
+            }
+        }
+
+        impl std::fmt::Display for $label {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+label! {
+    /// What was asked for.
+    Endpoint {
+        /// POST /openrtb2/bid
+        Bid = "bid",
+        /// POST /v1/rank
+        Rank = "rank",
+        /// POST /v1/events
+        Events = "events",
+        /// Win, billing and loss notices.
+        Notice = "notice",
+        /// Click redirects.
+        Click = "click",
+        /// Health, metrics and settings.
+        Health = "health",
+        /// Plans, items and creatives.
+        Catalog = "catalog",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+impl Endpoint {
+    /// The endpoint that answers under this path.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        match path {
+            "/openrtb2/bid" => Self::Bid,
+            "/v1/rank" => Self::Rank,
+            "/v1/events" => Self::Events,
+            "/livez" | "/readyz" | "/metrics" | "/config" => Self::Health,
+            _ if path.starts_with("/openrtb2/") => Self::Bid,
+            _ if path.starts_with("/v1/notices/") || path.starts_with("/n/") => Self::Notice,
+            _ if path.starts_with("/v1/click") || path.starts_with("/c/") => Self::Click,
+            _ if ["/v1/plans", "/v1/items", "/v1/creatives"].iter().any(|p| path.starts_with(p)) => Self::Catalog,
+            _ => Self::Other,
+        }
+    }
+}
+
+label! {
+    /// Class of an answer.
+    StatusClass {
+        /// 200 to 203 and 205 to 299.
+        Success = "2xx",
+        /// 204: no bid, or nothing to say.
+        NoContent = "204",
+        /// Redirects.
+        Redirect = "3xx",
+        /// Faults of the client.
+        Client = "4xx",
+        /// 429: refused for load.
+        TooMany = "429",
+        /// Faults of the server.
+        Server = "5xx",
+    }
+}
+
+impl StatusClass {
+    /// The class of `status`.
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        match status {
+            204 => Self::NoContent,
+            429 => Self::TooMany,
+            ..300 => Self::Success,
+            300..400 => Self::Redirect,
+            400..500 => Self::Client,
+            _ => Self::Server,
+        }
+    }
+}
+
+label! {
+    /// A listening port.
+    Port {
+        /// Exchanges and feeds.
+        Public = "public",
+        /// People and probes.
+        Admin = "admin",
+    }
+}
+
+label! {
+    /// Why the server ended a connection.
+    ConnectionEnd {
+        /// Idle or sending headers longest when the cap was reached.
+        Evicted = "evicted",
+        /// Refused: the cap is reached and every connection is at work.
+        Refused = "refused",
+        /// Refused: the cap of its address is reached and every connection of it is at work.
+        RefusedAddress = "refused_address",
+        /// Headers took too long.
+        HeaderTimeout = "header_timeout",
+        /// Silent between two requests.
+        KeepAliveTimeout = "keep_alive_timeout",
+        /// The body took too long.
+        BodyTimeout = "body_timeout",
+        /// The client read no byte of its answer.
+        WriteTimeout = "write_timeout",
+        /// Not HTTP.
+        BadRequest = "bad_request",
+        /// The client broke it off.
+        ClientGone = "client_gone",
+        /// Still open at the hard limit of the drain.
+        Drained = "drained",
+    }
+}
+
+label! {
+    /// A stage of a request, in order.
+    Stage {
+        /// Reading and checking the request.
+        Parse = "parse",
+        /// Loading the history.
+        Load = "load",
+        /// Waiting for the device to encode.
+        EncodeWait = "encode_wait",
+        /// Encoding the history.
+        Encode = "encode",
+        /// Retrieving candidates.
+        Retrieve = "retrieve",
+        /// Waiting for the device to score.
+        ScoreWait = "score_wait",
+        /// Scoring candidates.
+        Score = "score",
+        /// Pricing.
+        Price = "price",
+        /// Choosing creatives.
+        Choose = "choose",
+        /// Holding money and writing the reply.
+        Record = "record",
+        /// All of it.
+        Total = "total",
+    }
+}
+
+label! {
+    /// Why a plan, an imp or a request got no bid.
+    NoBidReason {
+        /// The request left too little time.
+        TooLittleTime = "too_little_time",
+        /// The deadline passed on the way.
+        Deadline = "deadline",
+        /// A queue was full.
+        QueueFull = "queue_full",
+        /// The server is leaving.
+        Draining = "draining",
+        /// The ledger takes no holds.
+        LedgerPoisoned = "ledger_poisoned",
+        /// The device failed.
+        DeviceFault = "device_fault",
+        /// An imp of a kind that is not served (audio, for example).
+        UnsupportedImp = "unsupported_imp",
+        /// A currency without a rate.
+        Currency = "currency",
+        /// Nothing in the catalogue fits.
+        NoCandidate = "no_candidate",
+        /// The plan is paused.
+        Paused = "paused",
+        /// Before the plan's start or after its end.
+        OutOfSchedule = "out_of_schedule",
+        /// The plan has no free budget.
+        Budget = "budget",
+        /// The plan's pace held it back.
+        Paced = "paced",
+        /// Advertiser blocked (badv).
+        BlockedAdvertiser = "blocked_advertiser",
+        /// Category blocked (bcat).
+        BlockedCategory = "blocked_category",
+        /// Creative attribute blocked (battr).
+        BlockedAttribute = "blocked_attribute",
+        /// Seat not allowed (wseat, bseat).
+        Seat = "seat",
+        /// A private auction without a deal of the plan.
+        Deal = "deal",
+        /// No creative of the size.
+        Size = "size",
+        /// No creative of the form, type or length.
+        Format = "format",
+        /// No creative in the language.
+        Language = "language",
+        /// The bid is below the floor.
+        BelowFloor = "below_floor",
+        /// The predicted value is worth no bid.
+        LowValue = "low_value",
+        /// Another plan bid more.
+        Outbid = "outbid",
+        /// An internal fault.
+        Internal = "internal",
+    }
+}
+
+label! {
+    /// A step down the ladder.
+    DegradeStep {
+        /// A cached state without the newest events.
+        StaleState = "stale_state",
+        /// A shorter history.
+        ShortHistory = "short_history",
+        /// Fewer candidates.
+        FewerCandidates = "fewer_candidates",
+        /// No answer.
+        NoBid = "no_bid",
+    }
+}
+
+label! {
+    /// A cache.
+    Cache {
+        /// User states (K/V blocks).
+        State = "state",
+        /// Histories.
+        History = "history",
+        /// Eligibility bitmaps.
+        Filter = "filter",
+    }
+}
+
+label! {
+    /// What a lookup found.
+    CacheOutcome {
+        /// All.
+        Hit = "hit",
+        /// A part, to be completed.
+        Partial = "partial",
+        /// Nothing.
+        Miss = "miss",
+        /// Something that did not match its user's history.
+        Stale = "stale",
+    }
+}
+
+label! {
+    /// A bounded queue.
+    Queue {
+        /// Encodes waiting for the device.
+        Encode = "encode",
+        /// Scores waiting for the device.
+        Score = "score",
+        /// Background refreshes.
+        Refresh = "refresh",
+        /// Searches.
+        Retrieve = "retrieve",
+        /// Loads and appends of histories.
+        Store = "store",
+        /// Settlements.
+        Ledger = "ledger",
+        /// Events to be logged.
+        Events = "events",
+        /// Changes of the catalogue.
+        Catalog = "catalog",
+    }
+}
+
+label! {
+    /// A notice of an exchange.
+    Notice {
+        /// nurl
+        Win = "win",
+        /// burl
+        Billing = "billing",
+        /// lurl
+        Loss = "loss",
+        /// Click redirect.
+        Click = "click",
+    }
+}
+
+label! {
+    /// What became of a notice.
+    NoticeOutcome {
+        /// Money settled, or the click counted.
+        Settled = "settled",
+        /// The hold released.
+        Released = "released",
+        /// Seen before: nothing changed.
+        Duplicate = "duplicate",
+        /// Settled after the hold had expired: charged and flagged.
+        Late = "late",
+        /// Good, but not the kind that changes anything.
+        Noted = "noted",
+        /// A bad signature or an unknown key.
+        BadSignature = "bad_signature",
+        /// Outside the window.
+        OutOfWindow = "out_of_window",
+        /// A price that cannot be (over the bid, negative, no number).
+        BadPrice = "bad_price",
+        /// Malformed.
+        Malformed = "malformed",
+        /// No such bid.
+        Unknown = "unknown",
+        /// The ledger could not write.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What became of an event.
+    EventOutcome {
+        /// Stored.
+        Accepted = "accepted",
+        /// Its id was seen before.
+        Duplicate = "duplicate",
+        /// Refused.
+        Rejected = "rejected",
+    }
+}
+
+label! {
+    /// A value that breaks a rule of OpenRTB and was understood anyway.
+    Leniency {
+        /// A whole number written as 933.33 or 933.0.
+        FractionalInteger = "fractional_integer",
+        /// A number in quotes.
+        QuotedNumber = "quoted_number",
+        /// A text where an identifier was written as a number.
+        NumericId = "numeric_id",
+        /// null for a list or an object.
+        Null = "null",
+        /// One value for a list.
+        SingleForList = "single_for_list",
+        /// true or false for 0 or 1.
+        Boolean = "boolean",
+        /// A list with values that are ignored.
+        IgnoredElement = "ignored_element",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label! {
+    /// Records of the catalogue.
+    Records {
+        /// Plans.
+        Plans = "plans",
+        /// Items.
+        Items = "items",
+        /// Creatives.
+        Creatives = "creatives",
+    }
+}
+
+label! {
+    /// Where a plan's money stands.
+    Held {
+        /// Budget granted.
+        Granted = "granted",
+        /// Spent.
+        Spent = "spent",
+        /// Held by bids.
+        Held = "held",
+        /// Free.
+        Free = "free",
+    }
+}
+
+label! {
+    /// A limit that bound.
+    Bound {
+        /// A body over its size.
+        BodyBytes = "body_bytes",
+        /// All bodies together over their memory.
+        BodiesMemory = "bodies_memory",
+        /// A compressed body over its size once decompressed.
+        InflatedBytes = "inflated_bytes",
+        /// A request over its time.
+        RequestTime = "request_time",
+        /// A line of an import over its size.
+        ImportLine = "import_line",
+    }
+}
