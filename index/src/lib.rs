@@ -2,7 +2,9 @@
 //! searched.
 //!
 //! - [`Bitmap`]: eligibility by item slot.
-//! - [`Retriever`]: what every index answers; [`ExactRetriever`] is the plain one.
+//! - [`Retriever`]: what every index answers; [`ExactRetriever`] is the plain one over fixed items.
+//! - [`LiveIndex`]: items come and go while searches run; exact, or FAISS inverted lists with whole or product-quantised vectors.
+//! - [`recall_report`]: what an approximate kind finds of the truth.
 //!
 //! The rule that holds everywhere: under any filter exactly `min(k, eligible items alive)` hits come back, each eligible, each under the
 //! exact inner product with the L2-normalised item vector. Only *which* items are found may be approximate.
@@ -13,8 +15,12 @@ mod exact;
 mod ffi;
 mod frozen;
 mod lists;
+mod live;
+mod options;
+mod persist;
 mod plan;
 mod query;
+mod recall;
 mod rows;
 mod scan;
 mod topk;
@@ -23,7 +29,10 @@ pub use bitmap::Bitmap;
 pub use error::IndexError;
 pub use exact::ExactRetriever;
 pub use ffi::cpu_supported;
+pub use live::{Applied, Change, LiveIndex, Stats};
+pub use options::{DIM_MAX, IndexOptions};
 pub use query::{Hits, K_MAX, Kind, Query, Retriever};
+pub use recall::{NamedFilter, RecallLine, RecallReport, recall_report};
 
 /// The largest item slot that an index takes unless told otherwise: the tables by slot then stay below 300 MB.
 pub const SLOTS_MAX: u32 = (1 << 26) - 1;

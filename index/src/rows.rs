@@ -31,10 +31,6 @@ impl Rows {
         self.stride
     }
 
-    pub(crate) fn data(&self) -> &[f32] {
-        &self.data
-    }
-
     /// Row `row` without its padding.
     pub(crate) fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.stride..][..self.dim]
