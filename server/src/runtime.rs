@@ -7,8 +7,12 @@ pub use lifecycle::{Lifecycle, Phase, Readiness, Reason};
 pub use logs::init_logs;
 
 use crate::config::Config;
+use crate::http::{Handler, Listener, Settings};
+use crate::meters::Meters;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -106,4 +110,42 @@ async fn watch(mut signals: Signals, lifecycle: Lifecycle, delay: Duration) {
 fn force(name: &str) -> ! {
     tracing::warn!(signal = name, "second signal: ending at once");
     std::process::exit(i32::from(EXIT_FORCED));
+}
+
+/// A port served on a thread of its own.
+pub struct PortThread {
+    /// The bound address.
+    pub address: SocketAddr,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl PortThread {
+    /// Waits until the port is drained. Blocks: call it after everything else has ended.
+    pub fn join(self) {
+        // A panic of the thread has been logged by its hook.
+        let _ = self.thread.join();
+    }
+}
+
+/// Serves a port on a named thread with a runtime of its own, so that its work never delays that of other ports. Binding
+/// errors are returned.
+pub fn serve_on_thread<H: Handler>(
+    name: &str,
+    settings: Settings,
+    meters: Arc<Meters>,
+    lifecycle: Lifecycle,
+    handler: H,
+) -> anyhow::Result<PortThread> {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(2).enable_all().build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        Listener::bind(settings, meters, lifecycle)?
+    };
+    let address = listener.address()?;
+    let body = move || {
+        runtime.block_on(listener.serve(handler));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    Ok(PortThread { address, thread })
 }

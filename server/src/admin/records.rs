@@ -1,0 +1,164 @@
+//! Reading and writing single records.
+
+use super::routes::Admin;
+use super::{CatalogAdmin, CatalogError, Kind, Page, WriteMode, Written};
+use crate::http::Request;
+use crate::http::respond::{self, Fault, Response};
+use crate::meters::Label as _;
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, LOCATION};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+/// Records on a page when the request does not say.
+const PAGE_DEFAULT: usize = 100;
+
+pub(super) async fn list<C: CatalogAdmin>(admin: &Admin<C>, kind: Kind, request: &Request) -> Result<Response, Fault> {
+    let page_max = admin.config.admin.page_max;
+    let limit = match request.query("limit") {
+        None => PAGE_DEFAULT.min(page_max),
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=page_max).contains(limit))
+            .ok_or_else(|| Fault::invalid("limit", format!("is {text:?}, allowed is 1 to {page_max}")))?,
+    };
+    let after = request.query("after").map(std::borrow::Cow::into_owned);
+    let listing = admin.app.list(kind, Page { after, limit }).await.map_err(|error| error.fault())?;
+    Ok(respond::json(StatusCode::OK, &listing))
+}
+
+pub(super) async fn get<C: CatalogAdmin>(admin: &Admin<C>, kind: Kind, id: &str) -> Result<Response, Fault> {
+    let record = admin.app.get(kind, id).await.map_err(|error| error.fault())?;
+    Ok(respond::json(StatusCode::OK, &record))
+}
+
+pub(super) async fn create<C: CatalogAdmin>(
+    admin: &Admin<C>,
+    kind: Kind,
+    request: &mut Request,
+) -> Result<Response, Fault> {
+    let record = object(admin, request).await?;
+    let id = match record.get("id") {
+        Some(Value::String(id)) => id.clone(),
+        Some(Value::Number(id)) if id.is_i64() || id.is_u64() => id.to_string(),
+        _ => return Err(Fault::invalid("id", "must be a string or an integer")),
+    };
+    written(kind, &id, admin.app.put(kind, &id, Value::Object(record), WriteMode::Create).await)
+}
+
+pub(super) async fn put<C: CatalogAdmin>(
+    admin: &Admin<C>,
+    kind: Kind,
+    id: &str,
+    request: &mut Request,
+) -> Result<Response, Fault> {
+    let mut record = object(admin, request).await?;
+    same_id(id, &mut record)?;
+    written(kind, id, admin.app.put(kind, id, Value::Object(record), WriteMode::Upsert).await)
+}
+
+pub(super) async fn patch<C: CatalogAdmin>(
+    admin: &Admin<C>,
+    kind: Kind,
+    id: &str,
+    request: &mut Request,
+) -> Result<Response, Fault> {
+    let mut change = object(admin, request).await?;
+    same_id(id, &mut change)?;
+    written(kind, id, admin.app.patch(kind, id, Value::Object(change)).await)
+}
+
+pub(super) async fn delete<C: CatalogAdmin>(admin: &Admin<C>, kind: Kind, id: &str) -> Result<Response, Fault> {
+    admin.app.delete(kind, id).await.map_err(|error| error.fault())?;
+    Ok(respond::no_content())
+}
+
+fn written(kind: Kind, id: &str, result: Result<Written, CatalogError>) -> Result<Response, Fault> {
+    let Written { record, created } = result.map_err(|error| error.fault())?;
+    if !created {
+        return Ok(respond::json(StatusCode::OK, &record));
+    }
+    let mut response = respond::json(StatusCode::CREATED, &record);
+    let place = format!("/v1/{}/{}", kind.name(), utf8_percent_encode(id, NON_ALPHANUMERIC));
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(LOCATION, place);
+    }
+    Ok(response)
+}
+
+/// The id in the path is the record's; in the body it may be left out or repeated.
+fn same_id(id: &str, record: &mut Map<String, Value>) -> Result<(), Fault> {
+    let same = match record.get("id") {
+        None => true,
+        Some(Value::String(text)) => text == id,
+        Some(Value::Number(number)) => number.to_string() == id,
+        Some(_) => false,
+    };
+    if !same {
+        return Err(Fault::invalid("id", format!("differs from the id in the path, {id:?}")));
+    }
+    record.insert("id".to_owned(), id.into());
+    Ok(())
+}
+
+async fn object<C: CatalogAdmin>(admin: &Admin<C>, request: &mut Request) -> Result<Map<String, Value>, Fault> {
+    request.expect_json()?;
+    let body = request.bytes(admin.config.admin.body_bytes_max).await.map_err(|error| error.fault())?;
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(record)) => Ok(record),
+        Ok(_) => Err(Fault::new(StatusCode::BAD_REQUEST, "bad_json", "the body must be a JSON object")),
+        Err(error) => Err(Fault::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is not JSON: {error}"))),
+    }
+}
+
+/// Applies a JSON merge patch (RFC 7396): null removes a field, objects merge, anything else replaces.
+pub fn merge_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(fields) = target else { return };
+    for (name, change) in changes {
+        if change.is_null() {
+            fields.remove(name);
+        } else {
+            merge_patch(fields.entry(name.as_str()).or_insert(Value::Null), change);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn merge_patch_follows_the_cases_of_rfc_7396() {
+        // Appendix A: (original, patch, result).
+        let cases = [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({"a": "b"}), json!(["c"]), json!(["c"])),
+            (json!({"a": "foo"}), json!(null), json!(null)),
+            (json!({"a": "foo"}), json!("bar"), json!("bar")),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ];
+        for (mut target, patch, result) in cases {
+            merge_patch(&mut target, &patch);
+            assert_eq!(target, result, "{patch}");
+        }
+    }
+}
