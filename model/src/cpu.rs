@@ -1,0 +1,290 @@
+//! The fast encoder: [`longbow_kernels`] on packed rows.
+//!
+//! The rows of all jobs of a call lie one after another in one matrix, so that each dense layer is one product;
+//! attention runs for each job over that job's keys. A job is cut into slices by its own length only, and a
+//! row's result in a product does not depend on the rows beside it: so no job can see its neighbours.
+
+mod heads;
+mod pass;
+mod stu;
+mod weights;
+
+use std::sync::Arc;
+
+use longbow_kernels::{Engine, KernelError};
+
+use crate::config::Config;
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+use crate::items::{ItemTable, l2_normalise};
+use crate::model::{Model, Version};
+use crate::state::{Encoded, UserState};
+use crate::window::{Window, check_items, check_time};
+use pass::{Candidates, Pass, Scratch, Slice, Tail};
+pub use stu::CpuStuEncoder;
+use weights::Weights;
+
+/// Most rows of one job in one pass through the layers: enough to fill the kernels' tiles.
+const SLICE_ROWS: usize = 1024;
+/// Most rows of one pass over all jobs: bounds the scratch memory.
+const PASS_ROWS: usize = 4096;
+
+impl From<KernelError> for EncodeError {
+    fn from(e: KernelError) -> Self {
+        Self::Kernel(e.to_string())
+    }
+}
+
+/// The fast path on a CPU. Scratch memory is kept between calls.
+#[derive(Debug)]
+pub struct CpuEncoder {
+    model: Arc<Model>,
+    engine: Arc<Engine>,
+    weights: Weights,
+    scratch: Scratch,
+}
+
+/// A job of [`Encoder::advance`] on its way.
+struct Todo<'j, 'a> {
+    job: &'j mut Advance<'a>,
+    target: usize,
+}
+
+impl CpuEncoder {
+    /// An encoder of `model` on `engine`.
+    #[must_use]
+    pub fn new(model: Arc<Model>, engine: Arc<Engine>) -> Self {
+        let weights = Weights::new(&model);
+        Self { model, engine, weights, scratch: Scratch::default() }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The kernels' engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Rows `[n, D]` of the last layer for a whole window at once, without a state: row i takes event i + 1's
+    /// time as its next time, the last row `query_time`. Not normalised. For checks against other encoders.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn encode_rows(
+        &mut self,
+        window: Window<'_>,
+        items: &ItemTable,
+        query_time: i64,
+    ) -> Result<Vec<f32>, EncodeError> {
+        window.check(&self.weights.config, items)?;
+        check_time(query_time, window.len())?;
+        let Some((_, later)) = window.times.split_first() else { return Ok(Vec::new()) };
+        let next_times: Vec<i64> = later.iter().copied().chain([query_time]).collect();
+        let mut state = self.new_state();
+        state.reserve(&window, window.len());
+        let slice = Slice { state: &mut state, window, items, first: 0, next_times: &next_times };
+        let mut pass = self.pass();
+        pass.history(&mut [slice], true)?;
+        Ok(pass.rows().to_vec())
+    }
+
+    /// Rows `[C, D]` of the last layer for one job's candidates, before any norm. For checks.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn candidate_rows(&mut self, job: &Score<'_>) -> Result<Vec<f32>, EncodeError> {
+        self.check_score(job)?;
+        let mut rows = Vec::with_capacity(job.candidates.len() * self.weights.config.embedding_dim);
+        for candidates in job.candidates.chunks(SLICE_ROWS) {
+            let mut pass = self.pass();
+            pass.candidates(&[Candidates { encoded: job.encoded, items: job.items, candidates }])?;
+            rows.extend_from_slice(pass.rows());
+        }
+        Ok(rows)
+    }
+
+    fn pass(&mut self) -> Pass<'_> {
+        Pass::new(&self.engine, &self.weights, &mut self.scratch)
+    }
+
+    fn check_version(&self, found: Version) -> Result<(), EncodeError> {
+        let expected = self.model.version();
+        if found == expected { Ok(()) } else { Err(EncodeError::Version { expected, found }) }
+    }
+
+    fn check_score(&self, job: &Score<'_>) -> Result<(), EncodeError> {
+        self.check_version(job.encoded.version())?;
+        check_items(job.candidates, 0, &self.weights.config, job.items)
+    }
+
+    /// Checks a job and says up to which row it goes; `valid` rows of its state are right.
+    fn plan_advance(&self, job: &Advance<'_>, valid: usize) -> Result<usize, EncodeError> {
+        self.check_version(job.state.version())?;
+        let wanted = job.window.len().saturating_sub(1);
+        if valid < wanted {
+            job.window.check_rows(valid, &self.weights.config, job.items)?;
+        }
+        Ok(wanted.min(valid.saturating_add(job.rows_max)))
+    }
+
+    /// One pass: the next slice of each job, for as many jobs as the pass holds.
+    fn advance_pass(&mut self, todo: &mut [Todo<'_, '_>]) -> Result<(), EncodeError> {
+        let mut slices = Vec::new();
+        let mut total = 0;
+        for Todo { job, target } in todo.iter_mut() {
+            let first = job.state.rows();
+            let count = target.saturating_sub(first).min(SLICE_ROWS);
+            if count == 0 || total + count > PASS_ROWS {
+                continue;
+            }
+            total += count;
+            let next_times = &job.window.times[first + 1..=first + count];
+            job.state.reserve(&job.window, first + count);
+            slices.push(Slice { state: &mut *job.state, window: job.window, items: job.items, first, next_times });
+        }
+        self.pass().history(&mut slices, false)?;
+        for slice in slices {
+            slice.commit();
+        }
+        Ok(())
+    }
+
+    /// The last rows of up to [`PASS_ROWS`] jobs.
+    fn finish_pass(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
+        let mut tails: Vec<Tail<'_>> = jobs.iter().filter(|job| !job.window.is_empty()).map(Tail::new).collect();
+        let mut pass = self.pass();
+        pass.history(&mut tails, true)?;
+        let (width, dim, epsilon) = (pass.width(), pass.item_dim(), pass.epsilon());
+        let mut rows = pass.rows().chunks_exact(width);
+        let mut tails = tails.into_iter();
+        Ok(jobs
+            .iter()
+            .map(|job| {
+                // An empty history has no last row, and so neither a tail nor a query.
+                let (mut query, mut tail, mut held) = (Vec::new(), None, 0);
+                if !job.window.is_empty() {
+                    query.extend_from_slice(&rows.next().unwrap_or_default()[..dim]);
+                    l2_normalise(&mut query, epsilon);
+                    tail = tails.next().map(Tail::into_block);
+                    held = job.window.len() - 1;
+                }
+                Encoded {
+                    version: job.state.version(),
+                    blocks: job.state.share(held),
+                    rows: held,
+                    tail,
+                    query_time: job.query_time,
+                    query,
+                }
+            })
+            .collect())
+    }
+
+    fn check_finish(&self, job: &Finish<'_>) -> Result<(), EncodeError> {
+        let config = &self.weights.config;
+        self.check_version(job.state.version())?;
+        job.window.check_lengths(config)?;
+        check_time(job.query_time, job.window.len())?;
+        let needed = job.window.len().saturating_sub(1);
+        let held = job.state.rows_valid(&job.window);
+        if held < needed {
+            return Err(EncodeError::Behind { held, needed });
+        }
+        job.window.check_rows(needed, config, job.items)
+    }
+}
+
+impl Encoder for CpuEncoder {
+    fn config(&self) -> &Config {
+        &self.weights.config
+    }
+
+    fn version(&self) -> Version {
+        self.model.version()
+    }
+
+    fn new_state(&self) -> UserState {
+        UserState::new(&self.weights.config, self.model.version())
+    }
+
+    fn advance(&mut self, jobs: &mut [Advance<'_>]) -> Result<(), EncodeError> {
+        let mut plans = Vec::with_capacity(jobs.len());
+        for job in jobs.iter() {
+            job.window.check_lengths(&self.weights.config)?;
+            let valid = job.state.rows_valid(&job.window);
+            plans.push((valid, self.plan_advance(job, valid)?));
+        }
+        let mut todo = Vec::with_capacity(jobs.len());
+        for (job, (valid, target)) in jobs.iter_mut().zip(plans) {
+            if valid < target {
+                job.state.truncate(valid);
+                todo.push(Todo { job, target });
+            }
+        }
+        while todo.iter().any(|t| t.job.state.rows() < t.target) {
+            self.advance_pass(&mut todo)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
+        jobs.iter().try_for_each(|job| self.check_finish(job))?;
+        let mut encoded = Vec::with_capacity(jobs.len());
+        for jobs in jobs.chunks(PASS_ROWS) {
+            encoded.extend(self.finish_pass(jobs)?);
+        }
+        Ok(encoded)
+    }
+
+    fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError> {
+        let tasks = self.weights.config.num_tasks;
+        if tasks == 0 {
+            return Err(EncodeError::NoHeads);
+        }
+        jobs.iter().try_for_each(|job| self.check_score(job))?;
+        let room = |job: &Score<'_>| Scores { tasks, probs: Vec::with_capacity(job.candidates.len() * tasks) };
+        let mut scores: Vec<Scores> = jobs.iter().map(room).collect();
+        let mut slices = Vec::new();
+        let mut total = 0;
+        for (at, job) in jobs.iter().enumerate() {
+            for candidates in job.candidates.chunks(SLICE_ROWS) {
+                if total + candidates.len() > PASS_ROWS {
+                    self.score_pass(&slices, &mut scores)?;
+                    slices.clear();
+                    total = 0;
+                }
+                total += candidates.len();
+                slices.push((at, Candidates { encoded: job.encoded, items: job.items, candidates }));
+            }
+        }
+        self.score_pass(&slices, &mut scores)?;
+        Ok(scores)
+    }
+}
+
+impl CpuEncoder {
+    /// Scores slices of candidates and adds the probabilities to the scores of their jobs.
+    fn score_pass(
+        &mut self,
+        slices: &[(usize, Candidates<'_>)],
+        scores: &mut [Scores],
+    ) -> Result<(), EncodeError> {
+        if slices.is_empty() {
+            return Ok(());
+        }
+        let parts: Vec<Candidates<'_>> = slices.iter().map(|(_, part)| *part).collect();
+        let mut pass = self.pass();
+        pass.candidates(&parts)?;
+        let mut probs = pass.heads(&parts)?;
+        for (at, part) in slices {
+            let (mine, rest) = probs.split_at(part.candidates.len() * scores[*at].tasks);
+            scores[*at].probs.extend_from_slice(mine);
+            probs = rest;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! What an encoder does for a request, and what goes in and out.
+//!
+//! A request is: [`Encoder::advance`] until the user's state holds every final row of the window, then
+//! [`Encoder::finish`] for the last row (the retrieval query), then [`Encoder::score`] for the candidates.
+
+use crate::config::Config;
+use crate::items::ItemTable;
+use crate::model::Version;
+use crate::state::{Encoded, UserState};
+use crate::window::Window;
+
+/// Why rows were not encoded. Nothing has changed in that case, in no job of the call.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum EncodeError {
+    /// The window's three lists differ in length.
+    #[error("window: {items} items, {actions} actions and {times} times must be equally many")]
+    Ragged {
+        /// Items given.
+        items: usize,
+        /// Actions given.
+        actions: usize,
+        /// Times given.
+        times: usize,
+    },
+    /// The window is longer than the model's history: cut it at [`crate::window_start`].
+    #[error("window of {len} events is longer than max_sequence_len {max}")]
+    WindowTooLong {
+        /// Events given.
+        len: usize,
+        /// Events the model takes.
+        max: usize,
+    },
+    /// An item that the table does not have.
+    #[error("item {item} (at {at}) is not in the item table of {rows} rows")]
+    UnknownItem {
+        /// The item slot.
+        item: u32,
+        /// Its place in the window or among the candidates.
+        at: usize,
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// Item 0, which is the padding row.
+    #[error("item 0 (at {at}) is the padding row, not an item")]
+    PaddingItem {
+        /// Its place in the window or among the candidates.
+        at: usize,
+    },
+    /// An action that the model does not know.
+    #[error("action {action} (event {at}) is outside the model's {known} actions")]
+    UnknownAction {
+        /// The action.
+        action: u16,
+        /// Place of the event in the window.
+        at: usize,
+        /// Actions of the model.
+        known: usize,
+    },
+    /// A time too far from 1970 to be a time in seconds.
+    #[error("time {time} (at {at}) is outside +-2^53 seconds")]
+    TimeOutOfRange {
+        /// The time.
+        time: i64,
+        /// Place of the event in the window; the window's length for the query time.
+        at: usize,
+    },
+    /// The state does not hold all rows before the last: call [`Encoder::advance`] first.
+    #[error("the state holds {held} of the {needed} final rows of this window: advance it first")]
+    Behind {
+        /// Rows of the state that are right for this window.
+        held: usize,
+        /// Rows needed.
+        needed: usize,
+    },
+    /// The state or the encoded history is of another model.
+    #[error("state of model {found}, but the encoder has model {expected}")]
+    Version {
+        /// The encoder's model.
+        expected: Version,
+        /// The state's model.
+        found: Version,
+    },
+    /// The item table has rows of another width than the model.
+    #[error("item table rows have {found} numbers, the model's have {expected}")]
+    TableWidth {
+        /// Width of the model's rows.
+        expected: usize,
+        /// Width of the table's rows.
+        found: usize,
+    },
+    /// The model has no heads (`num_tasks` is 0), so it cannot score.
+    #[error("the model has no heads (num_tasks is 0): it can retrieve, but not score")]
+    NoHeads,
+    /// The computation itself failed: a fault of this library.
+    #[error("kernel: {0}")]
+    Kernel(String),
+}
+
+/// Final rows to add to a state.
+#[derive(Debug)]
+pub struct Advance<'a> {
+    /// The user's state; what it holds is checked against the window, event by event.
+    pub state: &'a mut UserState,
+    /// The history.
+    pub window: Window<'a>,
+    /// The embeddings.
+    pub items: &'a ItemTable,
+    /// Most rows to add in this call.
+    pub rows_max: usize,
+}
+
+/// A last row to compute.
+#[derive(Debug, Clone, Copy)]
+pub struct Finish<'a> {
+    /// A state that holds at least all but the last row of the window.
+    pub state: &'a UserState,
+    /// The history; it may be a beginning of what the state holds.
+    pub window: Window<'a>,
+    /// The embeddings.
+    pub items: &'a ItemTable,
+    /// Time of the request, seconds: the last row's "next time", and the candidates' time.
+    pub query_time: i64,
+}
+
+/// Candidates to score.
+#[derive(Debug, Clone, Copy)]
+pub struct Score<'a> {
+    /// The encoded history.
+    pub encoded: &'a Encoded,
+    /// The embeddings.
+    pub items: &'a ItemTable,
+    /// Item slots.
+    pub candidates: &'a [u32],
+}
+
+/// Head probabilities of one job's candidates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// T: tasks of the model.
+    pub tasks: usize,
+    /// `[C, T]` in the order of the candidates, each in 0..=1.
+    pub probs: Vec<f32>,
+}
+
+impl Scores {
+    /// The T probabilities of candidate `at`.
+    ///
+    /// # Panics
+    /// Where there is no such candidate, as slice indexing does.
+    #[must_use]
+    pub fn row(&self, at: usize) -> &[f32] {
+        &self.probs[at * self.tasks..(at + 1) * self.tasks]
+    }
+
+    /// Candidates.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.probs.len().checked_div(self.tasks).unwrap_or(0)
+    }
+
+    /// Whether there are no candidates.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.probs.is_empty()
+    }
+}
+
+/// Encodes histories and scores candidates.
+///
+/// A job's result depends on nothing but that job, bit for bit: neither on the other jobs of the call nor on
+/// their order. A call fails as a whole, and before it changes anything, so check windows with
+/// [`Window::check`] where one request must not spoil another's batch.
+pub trait Encoder: Send {
+    /// Shapes of the model.
+    fn config(&self) -> &Config;
+
+    /// The model's version.
+    fn version(&self) -> Version;
+
+    /// An empty state for a user of this model.
+    fn new_state(&self) -> UserState {
+        UserState::new(self.config(), self.version())
+    }
+
+    /// Adds final rows to each state until it holds all but the last row of its window, at most `rows_max` rows
+    /// a job. Rows that do not fit the window are dropped first; a state that holds more than the window asks
+    /// for is left as it is.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; no state has changed then.
+    fn advance(&mut self, jobs: &mut [Advance<'_>]) -> Result<(), EncodeError>;
+
+    /// Computes the last row of each window: the retrieval query and the row's own K/V.
+    ///
+    /// # Errors
+    /// [`EncodeError`], among them [`EncodeError::Behind`] where a state is not far enough.
+    fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError>;
+
+    /// Scores candidates against the whole history.
+    ///
+    /// # Errors
+    /// [`EncodeError`], among them [`EncodeError::NoHeads`].
+    fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError>;
+}
