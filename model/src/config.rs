@@ -209,10 +209,9 @@ impl Config {
             );
             return Err(ConfigError::new("embedding_dim", reason));
         }
-        for (field, found, known) in [
-            ("normalization", &self.normalization, "rel_bias"),
-            ("linear_activation", &self.linear_activation, "silu"),
-        ] {
+        for (field, found, known) in
+            [("normalization", &self.normalization, "rel_bias"), ("linear_activation", &self.linear_activation, "silu")]
+        {
             if found != known {
                 return Err(ConfigError::new(field, format!("`{found}` is not supported: it must be `{known}`")));
             }

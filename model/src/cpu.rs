@@ -268,11 +268,7 @@ impl Encoder for CpuEncoder {
 
 impl CpuEncoder {
     /// Scores slices of candidates and adds the probabilities to the scores of their jobs.
-    fn score_pass(
-        &mut self,
-        slices: &[(usize, Candidates<'_>)],
-        scores: &mut [Scores],
-    ) -> Result<(), EncodeError> {
+    fn score_pass(&mut self, slices: &[(usize, Candidates<'_>)], scores: &mut [Scores]) -> Result<(), EncodeError> {
         if slices.is_empty() {
             return Ok(());
         }

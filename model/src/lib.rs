@@ -1,1 +1,38 @@
-//! model
+//! The HSTU encoder: weights, two encoders, heads and the user-state cache.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`config`], [`spec`] | shapes of a model; public tensor names |
+//! | [`Model`], [`load`] | a validated safetensors file |
+//! | [`ItemTable`] | embeddings by item slot, appended to while serving |
+//! | [`Window`], [`window_start`] | the part of a history that the model sees |
+//! | [`Encoder`] | advance a user's state, finish the last row, score candidates |
+//! | [`CpuEncoder`] | the fast path on [`longbow_kernels`] |
+//! | [`ReferenceEncoder`] | the same equations on candle in f64, to be read and compared with |
+//! | [`UserState`], [`StateCache`] | K/V of rows that can no longer change, and a cache of them |
+//!
+//! Invariants: cached and uncached encoding agree to rounding; a job's result does not depend, by a single bit,
+//! on the other jobs of its call; a file is never half trusted: names, shapes and numbers hold, or it is refused.
+
+mod cache;
+pub mod config;
+mod cpu;
+mod encoder;
+mod items;
+pub mod load;
+mod model;
+mod reference;
+pub mod spec;
+mod state;
+mod window;
+
+pub use cache::{CacheStats, StateCache, StateKey};
+pub use config::{Config, ConfigError, Flavour, StuConfig};
+pub use cpu::{CpuEncoder, CpuStuEncoder};
+pub use encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+pub use items::{ItemError, ItemTable};
+pub use load::{LoadError, Tensor};
+pub use model::{Model, StuModel, Version};
+pub use reference::{ReferenceEncoder, ReferenceHistory, ReferenceStuEncoder};
+pub use state::{Encoded, UserState};
+pub use window::{Window, window_start};

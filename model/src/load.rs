@@ -245,11 +245,7 @@ fn check_names(header: &Header, flavour: &Flavour) -> Result<(), LoadError> {
             return Err(LoadError::Absent { name: name.clone(), expected: shape.clone() });
         };
         if entry.shape != *shape {
-            return Err(LoadError::Shape {
-                name: name.clone(),
-                expected: shape.clone(),
-                found: entry.shape.clone(),
-            });
+            return Err(LoadError::Shape { name: name.clone(), expected: shape.clone(), found: entry.shape.clone() });
         }
         if !entry.dtype.is_float() {
             return Err(LoadError::Dtype { name: name.clone(), found: format!("{:?}", entry.dtype) });

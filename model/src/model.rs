@@ -176,10 +176,8 @@ impl StuModel {
 fn serialize(config: &Config, tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, LoadError> {
     let header = |e: &dyn fmt::Display| LoadError::Header { reason: e.to_string() };
     let json = serde_json::to_string(config).map_err(|e| header(&e))?;
-    let raw: Vec<(&String, &Tensor, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, t)| (name, t, t.data.iter().flat_map(|x| x.to_le_bytes()).collect()))
-        .collect();
+    let raw: Vec<(&String, &Tensor, Vec<u8>)> =
+        tensors.iter().map(|(name, t)| (name, t, t.data.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
     let mut views = Vec::with_capacity(raw.len());
     for (name, tensor, bytes) in &raw {
         views.push((*name, TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map_err(|e| header(&e))?));

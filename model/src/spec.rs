@@ -53,10 +53,8 @@ pub fn stu_layer(layer: usize, part: &str) -> String {
 #[must_use]
 pub fn rel_bias(config: &Config, hidden: usize, content: Option<usize>) -> Vec<Expected> {
     let (d, n) = (config.embedding_dim, config.max_len());
-    let mut list = vec![
-        expected(ITEM_EMB, &[config.num_items + 1, config.item_embedding_dim]),
-        expected(POS_EMB, &[n, d]),
-    ];
+    let mut list =
+        vec![expected(ITEM_EMB, &[config.num_items + 1, config.item_embedding_dim]), expected(POS_EMB, &[n, d])];
     if config.action_embedding_dim > 0 {
         list.push(expected(ACTION_EMB, &[config.num_actions, config.action_embedding_dim]));
     }

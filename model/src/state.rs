@@ -158,12 +158,7 @@ impl UserState {
     }
 
     /// Adds the first `rows` keys of layer `layer` to `out`; they may be reserved rows too.
-    pub(crate) fn keys<'s>(
-        &'s self,
-        layer: usize,
-        rows: usize,
-        out: &mut Vec<KvBlock<'s>>,
-    ) -> Result<(), KernelError> {
+    pub(crate) fn keys<'s>(&'s self, layer: usize, rows: usize, out: &mut Vec<KvBlock<'s>>) -> Result<(), KernelError> {
         keys(&self.blocks, layer, rows, out)
     }
 

@@ -74,12 +74,7 @@ impl<'a> Window<'a> {
 }
 
 /// Holds item slots to the table; `first` is the place of the first of them.
-pub(crate) fn check_items(
-    slots: &[u32],
-    first: usize,
-    config: &Config,
-    items: &ItemTable,
-) -> Result<(), EncodeError> {
+pub(crate) fn check_items(slots: &[u32], first: usize, config: &Config, items: &ItemTable) -> Result<(), EncodeError> {
     if items.dim() != config.item_embedding_dim {
         return Err(EncodeError::TableWidth { expected: config.item_embedding_dim, found: items.dim() });
     }
