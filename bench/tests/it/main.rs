@@ -1,0 +1,3 @@
+//! Tests of the whole: its structure.
+
+mod structure;
