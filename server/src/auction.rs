@@ -1,3 +1,14 @@
 //! Pricing and creative choice: pure functions, no IO, no async, no clock of their own.
+//!
+//! A request walks through [`price`] (what one impression is worth to a plan and what it bids), [`select`] (which
+//! candidates make the response) and [`choose`] (which creative is shown). [`pace`] runs beside the requests: a control
+//! tick turns spend and results into the multipliers that pricing reads.
 
+pub mod choose;
+pub mod pace;
+pub mod price;
+pub mod reason;
+pub mod select;
 pub mod slot;
+
+pub use reason::NoBidReason;
