@@ -5,6 +5,7 @@
 //! tick turns spend and results into the multipliers that pricing reads.
 
 pub mod choose;
+mod counters;
 pub mod pace;
 pub mod price;
 pub mod reason;

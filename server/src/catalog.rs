@@ -18,12 +18,12 @@ mod handle;
 mod postings;
 mod shapes;
 
-mod bits;
-pub use bits::Bitmap;
+pub use longbow_index::Bitmap;
 
 pub use cache::EligibilityCache;
 pub use change::{Applied, ApplyError, Change, ChangeError};
 pub use explain::{Decided, Filtered};
+pub(crate) use filter::deal_admits;
 pub use filter::{Eligible, PlanSet};
 pub use handle::{CatalogHandle, CatalogOptions};
 
@@ -211,8 +211,22 @@ fn category(text: &str) -> String {
 /// A domain in the form in which the indexes hold it: trimmed, lower case, without a final dot and a leading `www.`
 /// (who blocks `www.a.com` means `a.com`).
 fn domain(text: &str) -> String {
-    let lower = text.trim().trim_end_matches('.').to_ascii_lowercase();
-    lower.strip_prefix("www.").map_or(lower.clone(), str::to_owned)
+    bare_domain(text).to_ascii_lowercase()
+}
+
+fn bare_domain(text: &str) -> &str {
+    let text = text.trim().trim_end_matches('.');
+    match text.get(..4) {
+        Some(start) if start.eq_ignore_ascii_case("www.") => &text[4..],
+        _ => text,
+    }
+}
+
+/// True when domain `own` is `listed` or below it, any case; allocates nothing.
+fn covers(listed: &str, own: &str) -> bool {
+    let (listed, own) = (bare_domain(listed).as_bytes(), bare_domain(own).as_bytes());
+    let Some(split) = own.len().checked_sub(listed.len()) else { return false };
+    !listed.is_empty() && own[split..].eq_ignore_ascii_case(listed) && (split == 0 || own[split - 1] == b'.')
 }
 
 /// Every `separator`-ended prefix of a category and itself: `IAB1-2` gives `IAB1` and `IAB1-2`.

@@ -42,7 +42,9 @@ pub enum ChangeError {
         id: Id,
     },
     /// The catalogue is full.
-    #[error("the catalogue is full: at most {max} {kind} slots for the life of a process; restart to compact deleted ones")]
+    #[error(
+        "the catalogue is full: at most {max} {kind} slots for the life of a process; restart to compact deleted ones"
+    )]
     Full {
         /// `item`, `plan` or `creative`.
         kind: &'static str,
@@ -171,7 +173,6 @@ impl Draft {
         catalog.next_item = catalog.next_item.max(slot + 1);
         let record = Arc::new(item);
         catalog.items.put(slot, ItemEntry { record: Arc::clone(&record), key, plans });
-        grow(&mut catalog.present, catalog.items.capacity());
         catalog.present.set(slot);
         self.index_categories(slot, &record, true);
         self.applied.items.push(slot);
@@ -263,7 +264,6 @@ impl Draft {
         catalog.plan_ids.insert(plan.id.clone(), slot);
         let record = Arc::new(plan);
         catalog.plans.put(slot, PlanEntry { record: Arc::clone(&record), items: items.into(), creatives });
-        grow(&mut catalog.active, catalog.plans.capacity());
         self.index_plan(slot, &record, true);
         self.applied.plans.push(slot);
         Ok(())
@@ -276,7 +276,8 @@ impl Draft {
         }
         for creative in old.creatives.iter().filter_map(|&slot| self.catalog.creative(slot)) {
             if creative.item.is_some_and(|item| items.binary_search(&item).is_err()) {
-                let fault = format!("creative `{}` is for an item that is left out: delete it first", creative.record.id);
+                let fault =
+                    format!("creative `{}` is for an item that is left out: delete it first", creative.record.id);
                 return Err(FieldError::new("items", fault));
             }
         }
@@ -298,18 +299,20 @@ impl Draft {
         let catalog = &mut self.catalog;
         let room = catalog.plans.capacity().max(slot as usize + 1);
         let own = domain(&plan.domain);
-        let domains = with_parents(&own).map(|key| (&mut catalog.domains, key));
-        // `map` above borrows one index; the others follow one after the other.
-        for (index, key) in domains {
-            if member { index.insert(key, slot, room) } else { index.remove(key, slot) }
+        for key in with_parents(&own) {
+            if member { catalog.domains.insert(key, slot, room) } else { catalog.domains.remove(key, slot) }
         }
-        for key in &plan.seat {
+        if let Some(key) = &plan.seat {
             if member { catalog.seats.insert(key, slot, room) } else { catalog.seats.remove(key, slot) }
         }
         for key in &plan.deals {
             if member { catalog.deals.insert(key, slot, room) } else { catalog.deals.remove(key, slot) }
         }
-        if member && plan.state == PlanState::Active { catalog.active.set(slot) } else { catalog.active.clear(slot) }
+        if member && plan.state == PlanState::Active {
+            catalog.active.set(slot)
+        } else {
+            catalog.active.clear(slot)
+        };
     }
 
     fn delete_plan(&mut self, id: Id) -> Result<(), ChangeError> {
@@ -337,9 +340,12 @@ impl Draft {
             None => None,
             Some(id) => Some(self.catalog.item_slot(id).ok_or_else(|| missing("item", "item", id))?),
         };
-        let sold = |item: ItemSlot| self.catalog.plan(plan).is_some_and(|entry| entry.items.binary_search(&item).is_ok());
+        let sold =
+            |item: ItemSlot| self.catalog.plan(plan).is_some_and(|entry| entry.items.binary_search(&item).is_ok());
         if item.is_some_and(|item| !sold(item)) {
-            return Err(FieldError::new("item", format!("is not one of plan `{}`: add it there first", creative.plan)).into());
+            return Err(
+                FieldError::new("item", format!("is not one of plan `{}`: add it there first", creative.plan)).into()
+            );
         }
         let slot = if let Some(slot) = self.catalog.creative_slot(&creative.id) {
             if self.catalog.creative(slot).is_some_and(|old| old.plan != plan) {
@@ -392,14 +398,5 @@ impl Draft {
         let generic = same().any(|other| other.item.is_none());
         let specific = same().any(|other| other.item.is_some());
         catalog.shapes.mark(shape, plan, generic, specific);
-    }
-}
-
-/// Makes room for `len` slots.
-fn grow(bits: &mut super::Bitmap, len: usize) {
-    if bits.len() < len {
-        let mut grown = super::Bitmap::new(len);
-        grown.or(bits);
-        *bits = grown;
     }
 }

@@ -65,7 +65,11 @@ impl<T: Clone> Chunked<T> {
 
     /// Filled slots in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter()).zip(0u32..).filter_map(|(value, slot)| Some((slot, value.as_ref()?)))
+        self.chunks
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .zip(0u32..)
+            .filter_map(|(value, slot)| Some((slot, value.as_ref()?)))
     }
 }
 
@@ -74,12 +78,11 @@ impl<T: Clone> Chunked<T> {
 pub(super) struct Sharded<K> {
     shards: Vec<Arc<HashMap<K, u32>>>,
     hasher: RandomState,
-    len: usize,
 }
 
 impl<K> Default for Sharded<K> {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect(), hasher: RandomState::new(), len: 0 }
+        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect(), hasher: RandomState::new() }
     }
 }
 
@@ -93,20 +96,15 @@ impl<K: Clone + Eq + Hash> Sharded<K> {
         self.shards[self.shard(key)].get(key).copied()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     pub(super) fn insert(&mut self, key: K, slot: u32) {
         let shard = self.shard(&key);
-        self.len += usize::from(Arc::make_mut(&mut self.shards[shard]).insert(key, slot).is_none());
+        Arc::make_mut(&mut self.shards[shard]).insert(key, slot);
     }
 
     pub(super) fn remove(&mut self, key: &K) {
         let shard = self.shard(key);
         if self.shards[shard].contains_key(key) {
             Arc::make_mut(&mut self.shards[shard]).remove(key);
-            self.len -= 1;
         }
     }
 }

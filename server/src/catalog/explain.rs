@@ -2,9 +2,9 @@
 //!
 //! Nothing here reads the indexes that [`Catalog::eligible`] uses, so each checks the other.
 
-use super::filter::{covers, deal_admits};
+use super::filter::deal_admits;
 use super::fit::fits;
-use super::{Catalog, PlanSet, category, domain, with_ancestors};
+use super::{Catalog, PlanSet, category, covers, with_ancestors};
 use crate::auction::NoBidReason;
 use crate::auction::slot::{Slot, Terms};
 use crate::ids::{CreativeSlot, ItemSlot, PlanSlot};
@@ -37,7 +37,9 @@ impl Catalog {
     /// a sampled log, not for each request.
     #[must_use]
     pub fn explain(&self, terms: &Terms, slot: &Slot, live: &PlanSet, now: i64) -> Vec<Filtered> {
-        self.plans().map(|(plan, _)| Filtered { plan, reason: self.explain_plan(terms, slot, live, (plan, now)).err() }).collect()
+        self.plans()
+            .map(|(plan, _)| Filtered { plan, reason: self.explain_plan(terms, slot, live, (plan, now)).err() })
+            .collect()
     }
 
     fn explain_plan(
@@ -109,10 +111,9 @@ impl Catalog {
         match bid.deal.map(|position| slot.deals.get(position)) {
             None if slot.private_auction => Err(NoBidReason::DealRequired),
             None => Ok(()),
-            Some(deal) => deal
-                .filter(|deal| deal_admits(deal, &plan.record))
-                .map(|_| ())
-                .ok_or(NoBidReason::DealRequired),
+            Some(deal) => {
+                deal.filter(|deal| deal_admits(deal, &plan.record)).map(|_| ()).ok_or(NoBidReason::DealRequired)
+            }
         }
     }
 }
@@ -135,8 +136,7 @@ fn check_plan(plan: &Plan, terms: &Terms, slot: &Slot) -> Result<(), NoBidReason
     if named(&terms.seats_blocked) {
         return Err(NoBidReason::SeatBlocked);
     }
-    let own = domain(&plan.domain);
-    if terms.blocked_domains.iter().any(|blocked| covers(&domain(blocked), &own)) {
+    if terms.blocked_domains.iter().any(|blocked| covers(blocked, &plan.domain)) {
         return Err(NoBidReason::DomainBlocked);
     }
     if slot.private_auction && !slot.deals.iter().any(|deal| deal_admits(deal, plan)) {

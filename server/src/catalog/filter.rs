@@ -4,7 +4,7 @@
 //! relation to the catalogue: a block list of 500 domains is 500 look-ups, not 500 x 2,000 comparisons.
 
 use super::fit::fits;
-use super::{Bitmap, Catalog, category, domain, with_ancestors};
+use super::{Bitmap, Catalog, category, covers, domain, with_ancestors};
 use crate::auction::slot::{DealOffer, Slot, Terms};
 use crate::ids::{CreativeSlot, ItemSlot, PlanSlot};
 use crate::plans::Plan;
@@ -56,9 +56,9 @@ impl Eligible {
     ) -> impl Iterator<Item = CreativeSlot> + 'a {
         let list = catalog.plan(plan).map_or(&[][..], |entry| &entry.creatives);
         list.iter().copied().filter(move |&slot| {
-            catalog
-                .creative(slot)
-                .is_some_and(|creative| self.shapes.get(creative.shape) && creative.item.is_none_or(|only| only == item))
+            catalog.creative(slot).is_some_and(|creative| {
+                self.shapes.get(creative.shape) && creative.item.is_none_or(|only| only == item)
+            })
         })
     }
 
@@ -69,18 +69,11 @@ impl Eligible {
 }
 
 /// Whether a plan may buy through a deal.
-pub(super) fn deal_admits(deal: &DealOffer, plan: &Plan) -> bool {
+pub(crate) fn deal_admits(deal: &DealOffer, plan: &Plan) -> bool {
     let seat = || plan.seat.as_ref().is_some_and(|own| deal.seats.contains(own));
-    let own = domain(&plan.domain);
     plan.deals.contains(&deal.id)
         && (deal.seats.is_empty() || seat())
-        && (deal.domains.is_empty() || deal.domains.iter().any(|allowed| covers(&domain(allowed), &own)))
-}
-
-/// True when `own` is `listed` or a subdomain of it; both normalised.
-pub(super) fn covers(listed: &str, own: &str) -> bool {
-    !listed.is_empty()
-        && own.strip_suffix(listed).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        && (deal.domains.is_empty() || deal.domains.iter().any(|allowed| covers(allowed, &plan.domain)))
 }
 
 impl Catalog {
@@ -96,11 +89,11 @@ impl Catalog {
         if slot.private_auction {
             self.keep_deals(&mut plans, slot);
         }
-        let mut shapes = Bitmap::new(self.shapes.len());
+        let mut shapes = Bitmap::with_slots(self.shapes.len());
         let mut generic = None;
         if !slot.imp_id.is_empty() {
-            let mut any = Bitmap::new(plans.len());
-            let mut one = Bitmap::new(plans.len());
+            let mut any = Bitmap::with_slots(self.plan_slots() as usize);
+            let mut one = Bitmap::with_slots(self.plan_slots() as usize);
             for (number, shape) in self.shapes.iter() {
                 if fits(&shape.example, slot, terms).is_ok() {
                     shapes.set(number);
@@ -112,7 +105,7 @@ impl Catalog {
             plans.and(&one);
             generic = Some(any);
         }
-        let mut items = Bitmap::new(self.item_slots() as usize);
+        let mut items = Bitmap::with_slots(self.item_slots() as usize);
         for plan in plans.iter() {
             self.add_items(plan, generic.as_ref(), &shapes, &mut items);
         }
@@ -131,7 +124,7 @@ impl Catalog {
     /// Items present that the categories of `terms` allow, with or without a plan: what a feed may rank.
     #[must_use]
     pub fn rankable(&self, terms: &Terms) -> Bitmap {
-        let mut items = Bitmap::new(self.item_slots() as usize);
+        let mut items = Bitmap::with_slots(self.item_slots() as usize);
         items.or(&self.present);
         self.keep_categories(&mut items, terms);
         items
@@ -139,7 +132,7 @@ impl Catalog {
 
     fn keep_seats_and_domains(&self, plans: &mut Bitmap, terms: &Terms) {
         if !terms.seats_allowed.is_empty() {
-            let mut allowed = Bitmap::new(plans.len());
+            let mut allowed = Bitmap::with_slots(self.plan_slots() as usize);
             for seat in terms.seats_allowed.iter().filter_map(|seat| self.seats.get(seat)) {
                 seat.add_to(&mut allowed);
             }
@@ -156,7 +149,7 @@ impl Catalog {
     }
 
     fn keep_deals(&self, plans: &mut Bitmap, slot: &Slot) {
-        let mut admitted = Bitmap::new(plans.len());
+        let mut admitted = Bitmap::with_slots(self.plan_slots() as usize);
         for deal in &slot.deals {
             let Some(members) = self.deals.get(&deal.id) else { continue };
             members.for_each(|plan| {
@@ -171,7 +164,7 @@ impl Catalog {
     fn add_items(&self, plan: PlanSlot, generic: Option<&Bitmap>, shapes: &Bitmap, items: &mut Bitmap) {
         let Some(entry) = self.plan(plan) else { return };
         if generic.is_none_or(|generic| generic.get(plan)) {
-            entry.items.iter().for_each(|&item| items.set(item));
+            items.extend(entry.items.iter().copied());
             return;
         }
         for creative in entry.creatives.iter().filter_map(|&slot| self.creative(slot)) {
@@ -193,7 +186,7 @@ impl Catalog {
             return;
         }
         let allowed: Vec<String> = terms.allowed_categories.iter().map(|text| category(text)).collect();
-        let mut within = Bitmap::new(items.len());
+        let mut within = Bitmap::with_slots(items.capacity());
         for members in allowed.iter().filter_map(|key| self.category_within.get(key)) {
             members.add_to(&mut within);
         }

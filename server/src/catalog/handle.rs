@@ -38,7 +38,10 @@ impl CatalogHandle {
         let mut catalog = Catalog { next_item: options.first_new_item.max(1), ..Catalog::default() };
         for (key, row) in known {
             if row == 0 || row >= options.first_new_item {
-                return Err(ChangeError::BadSlot { slot: row, fault: "a known item's row must be 1 or more and below first_new_item" });
+                return Err(ChangeError::BadSlot {
+                    slot: row,
+                    fault: "a known item's row must be 1 or more and below first_new_item",
+                });
             }
             if catalog.key_of(row).is_some_and(|owner| owner != key) {
                 return Err(ChangeError::BadSlot { slot: row, fault: "two known items claim this row" });

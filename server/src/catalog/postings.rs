@@ -29,19 +29,13 @@ impl Postings {
                     list.insert(place, slot);
                 }
                 if list.len() > 64 && list.len() * DENSE_ONE_IN > room {
-                    let mut bits = Bitmap::new(room);
-                    list.iter().for_each(|&member| bits.set(member));
+                    let mut bits = Bitmap::with_slots(room);
+                    bits.extend(list.iter().copied());
                     *self = Self::Dense { count: list.len(), bits };
                 }
             }
             Self::Dense { bits, count } => {
-                if slot as usize >= bits.len() {
-                    let mut grown = Bitmap::new(room.max(bits.len() + bits.len() / 8));
-                    grown.or(bits);
-                    *bits = grown;
-                }
-                *count += usize::from(!bits.get(slot));
-                bits.set(slot);
+                *count += usize::from(bits.set(slot));
             }
         }
     }
@@ -54,8 +48,7 @@ impl Postings {
                 }
             }
             Self::Dense { bits, count } => {
-                *count -= usize::from(bits.get(slot));
-                bits.clear(slot);
+                *count -= usize::from(bits.clear(slot));
             }
         }
     }
@@ -69,14 +62,18 @@ impl Postings {
 
     pub(super) fn add_to(&self, target: &mut Bitmap) {
         match self {
-            Self::Sparse(list) => list.iter().for_each(|&slot| target.set(slot)),
+            Self::Sparse(list) => target.extend(list.iter().copied()),
             Self::Dense { bits, .. } => target.or(bits),
         }
     }
 
     pub(super) fn take_from(&self, target: &mut Bitmap) {
         match self {
-            Self::Sparse(list) => list.iter().for_each(|&slot| target.clear(slot)),
+            Self::Sparse(list) => {
+                for &slot in list {
+                    target.clear(slot);
+                }
+            }
             Self::Dense { bits, .. } => target.and_not(bits),
         }
     }
