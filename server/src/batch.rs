@@ -1,1 +1,25 @@
-//! (being written)
+//! The device's queue: what runs next, when, and what is dropped.
+//!
+//! ```text
+//! pipeline ── DeviceHandle ── bounded queue ── device thread: Planner ── Encoder
+//!             answers at the deadline          seals late, slices, catches panics
+//! ```
+//!
+//! [`plan`], [`cost`] and [`ladder`] are pure. [`worker`] owns the thread, the encoder and the user-state cache; no lock
+//! is held over compute, and the thread never waits for IO. [`handle`] is what the request path calls.
+
+pub mod cost;
+mod execute;
+pub mod handle;
+pub mod ladder;
+pub mod plan;
+pub mod stats;
+mod task;
+mod warm;
+pub mod worker;
+
+pub use handle::{DeviceError, DeviceHandle, EncodeReply, EncodeRequest, ScoreReply, ScoreRequest, UserWindow};
+pub use ladder::Degrade;
+pub use plan::Urgency;
+pub use warm::WarmUp;
+pub use worker::{Device, DeviceOptions, Health};

@@ -1,0 +1,3 @@
+//! The server's rooms from outside.
+
+mod batch_plan;
