@@ -28,6 +28,17 @@ pub struct BannerSlot {
     pub mimes: Vec<String>,
 }
 
+/// A floor for videos of some lengths (OpenRTB `durfloors`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurationFloor {
+    /// Shortest length it holds for, in seconds.
+    pub duration_min_s: u32,
+    /// Longest length it holds for.
+    pub duration_max_s: u32,
+    /// Floor per impression, in the currency of the impression's floor.
+    pub floor: Micros,
+}
+
 /// Video part of an impression.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VideoSlot {
@@ -47,6 +58,23 @@ pub struct VideoSlot {
     pub protocols: Vec<u32>,
     /// Blocked creative attributes.
     pub blocked_attributes: Vec<u32>,
+    /// Floor per impression for each second of length (`mincpmpersec`), rounded up; 0 if none is stated.
+    pub floor_per_second: Micros,
+    /// Floors by length (`durfloors`).
+    pub duration_floors: Vec<DurationFloor>,
+}
+
+impl VideoSlot {
+    /// The floor per impression of a video of `duration_s`, if the request states one by length: the higher of the
+    /// two ways to state it.
+    #[must_use]
+    pub fn floor(&self, duration_s: u32) -> Option<Micros> {
+        let by_second = (self.floor_per_second.0 > 0)
+            .then(|| Micros(self.floor_per_second.0.saturating_mul(i64::from(duration_s))));
+        let holds = |floor: &&DurationFloor| (floor.duration_min_s..=floor.duration_max_s).contains(&duration_s);
+        let by_range = self.duration_floors.iter().filter(holds).map(|floor| floor.floor).max();
+        by_second.max(by_range)
+    }
 }
 
 /// Native part of an impression.
@@ -54,6 +82,10 @@ pub struct VideoSlot {
 pub struct NativeSlot {
     /// Version of the native request, for example `1.2`.
     pub version: String,
+    /// True when the request had an outer `native` key: the answer then has one too.
+    pub wrapped: bool,
+    /// True when the request offers to fire an image at the impression (`eventtrackers`, event 1 by method 1).
+    pub image_trackers: bool,
     /// Asked assets, in order.
     pub assets: Vec<NativeAsset>,
     /// Blocked creative attributes.
@@ -146,6 +178,14 @@ impl Slot {
     #[must_use]
     pub fn offers_anything(&self) -> bool {
         self.banner.is_some() || self.video.is_some() || self.native.is_some()
+    }
+
+    /// The floor per impression of an open bid: for a video of `video_duration_s` the one stated by length, if any,
+    /// else the impression's. A deal's floor replaces both.
+    #[must_use]
+    pub fn open_floor(&self, video_duration_s: Option<u32>) -> Micros {
+        let by_length = |duration_s| self.video.as_ref()?.floor(duration_s);
+        video_duration_s.and_then(by_length).unwrap_or(self.floor)
     }
 }
 

@@ -1,0 +1,122 @@
+//! Who the request is about, and whether that person's history may be used.
+
+use super::BadRequest;
+use super::read::Obj;
+
+/// The field that named the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserSource {
+    /// `user.id`, the exchange's id.
+    UserId,
+    /// `user.buyeruid`, the buyer's own id.
+    BuyerUid,
+    /// `user.eids[].uids[].id` (also in `user.ext.eids`, where 2.5 has it).
+    ExtendedId,
+    /// `device.ifa`, the advertising id of the device.
+    DeviceAdvertisingId,
+}
+
+/// Why a named user's history must not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryBar {
+    /// `regs.coppa = 1`: directed at children.
+    Coppa,
+    /// `device.lmt = 1`: tracking limited by the user.
+    LimitAdTracking,
+    /// `device.dnt = 1`: do not track.
+    DoNotTrack,
+    /// `regs.gdpr = 1` without a consent string.
+    NoConsent,
+}
+
+/// The user of a request.
+///
+/// History may be loaded, and events recorded, only for [`UserRef::for_history`]: with `regs.coppa = 1`,
+/// `device.lmt = 1`, `device.dnt = 1`, or `regs.gdpr = 1` and no `user.consent` the request is answered as for an
+/// unknown user. A consent string is required to be present, not interpreted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserRef {
+    /// The first id found, in the order of [`UserSource`].
+    pub id: Option<String>,
+    /// Where it was found.
+    pub source: Option<UserSource>,
+    /// Why it must not be used, if so.
+    pub barred: Option<HistoryBar>,
+}
+
+impl UserRef {
+    /// The id under which history may be loaded and events recorded, if there is one and nothing bars it.
+    #[must_use]
+    pub fn for_history(&self) -> Option<&str> {
+        if self.barred.is_some() { None } else { self.id.as_deref() }
+    }
+}
+
+/// Reads `user`, `device` and `regs`.
+pub(super) fn user(root: &Obj<'_, '_, '_>) -> Result<UserRef, BadRequest> {
+    let (user, device, regs) = (root.hint("user"), root.hint("device"), root.hint("regs"));
+    let mut out = UserRef::default();
+    let mut offer = |id: Option<String>, source: UserSource| {
+        if out.id.is_none() && id.is_some() {
+            out.id = id;
+            out.source = Some(source);
+        }
+    };
+    if let Some(user) = &user {
+        offer(user.hint_text("id"), UserSource::UserId);
+        offer(user.hint_text("buyeruid"), UserSource::BuyerUid);
+        offer(extended_id(user), UserSource::ExtendedId);
+        if let Some(ext) = user.hint("ext") {
+            offer(extended_id(&ext), UserSource::ExtendedId);
+        }
+    }
+    if let Some(device) = &device {
+        // Platforms send an all-zero id for people who opted out.
+        let ifa = device.hint_text("ifa").filter(|ifa| ifa.bytes().any(|b| b != b'0' && b != b'-'));
+        offer(ifa, UserSource::DeviceAdvertisingId);
+        check_device(device)?;
+    }
+    let flag = |object: &Option<Obj<'_, '_, '_>>, key| object.as_ref().map_or(Ok(false), |object| object.flag(key));
+    let consent = user.as_ref().is_some_and(|user| {
+        user.hint_text("consent").is_some() || user.hint("ext").is_some_and(|ext| ext.hint_text("consent").is_some())
+    });
+    out.barred = if flag(&regs, "coppa")? {
+        Some(HistoryBar::Coppa)
+    } else if flag(&device, "lmt")? {
+        Some(HistoryBar::LimitAdTracking)
+    } else if flag(&device, "dnt")? {
+        Some(HistoryBar::DoNotTrack)
+    } else if gdpr(regs.as_ref())? && !consent {
+        Some(HistoryBar::NoConsent)
+    } else {
+        None
+    };
+    Ok(out)
+}
+
+fn gdpr(regs: Option<&Obj<'_, '_, '_>>) -> Result<bool, BadRequest> {
+    let Some(regs) = regs else { return Ok(false) };
+    Ok(regs.flag("gdpr")? || regs.hint("ext").map_or(Ok(false), |ext| ext.flag("gdpr"))?)
+}
+
+/// `w`, `h` and `ppi` of the device, and the accuracy of its place, are physical: negative ones are refused.
+fn check_device(device: &Obj<'_, '_, '_>) -> Result<(), BadRequest> {
+    for key in ["w", "h", "ppi"] {
+        device.natural(key)?;
+    }
+    if let Some(geo) = device.hint("geo") {
+        geo.natural("accuracy")?;
+    }
+    Ok(())
+}
+
+fn extended_id(holder: &Obj<'_, '_, '_>) -> Option<String> {
+    let mut found = None;
+    let mut look = |uid: Obj<'_, '_, '_>| {
+        found = found.take().or_else(|| uid.hint_text("id"));
+        Ok(())
+    };
+    let walked = holder.objects("eids", 1_000, |eid| eid.objects("uids", 1_000, &mut look));
+    // A malformed list of ids is no reason to refuse a request that can do without.
+    walked.ok().and(found)
+}
