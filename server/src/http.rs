@@ -4,6 +4,8 @@
 pub mod body;
 pub mod connection;
 pub mod listener;
+pub mod notices;
+pub mod openrtb;
 mod panics;
 mod registry;
 pub mod request;

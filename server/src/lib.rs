@@ -19,5 +19,6 @@ pub mod meters;
 pub mod money;
 pub mod pipeline;
 pub mod plans;
+pub mod render;
 pub mod runtime;
 pub mod store;

@@ -117,24 +117,34 @@ impl Leniency {
 }
 
 /// How often each [`Leniency`] was used on one request.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Tally([Cell<u32>; Leniency::ALL.len()]);
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally([u32; Leniency::ALL.len()]);
 
 impl Tally {
-    fn count(&self, kind: Leniency) {
-        let cell = &self.0[kind as usize];
-        cell.set(cell.get().saturating_add(1));
-    }
-
     /// The kinds that occurred, with their counts.
     pub fn counts(&self) -> impl Iterator<Item = (Leniency, u32)> + '_ {
-        Leniency::ALL.iter().map(|&kind| (kind, self.0[kind as usize].get())).filter(|&(_, count)| count > 0)
+        Leniency::ALL.iter().map(|&kind| (kind, self.0[kind as usize])).filter(|&(_, count)| count > 0)
     }
 
     /// Sum over all kinds.
     #[must_use]
     pub fn total(&self) -> u32 {
-        self.0.iter().fold(0, |sum, cell| sum.saturating_add(cell.get()))
+        self.0.iter().fold(0, |sum, &count| sum.saturating_add(count))
+    }
+}
+
+/// A [`Tally`] while it is being filled, from behind shared references.
+#[derive(Default)]
+struct Counter([Cell<u32>; Leniency::ALL.len()]);
+
+impl Counter {
+    fn count(&self, kind: Leniency) {
+        let cell = &self.0[kind as usize];
+        cell.set(cell.get().saturating_add(1));
+    }
+
+    fn tally(&self) -> Tally {
+        Tally(self.0.each_ref().map(Cell::get))
     }
 }
 

@@ -5,7 +5,8 @@ use super::{Dressing, FormUsed, Misfit};
 use crate::plans::Format;
 
 pub(super) fn html(dressing: &Dressing<'_>) -> Result<String, Misfit> {
-    let (FormUsed::Banner { w, h }, Format::Banner { image_url, .. }) = (dressing.form, &dressing.creative.format) else {
+    let (FormUsed::Banner { w, h }, Format::Banner { image_url, .. }) = (dressing.form, &dressing.creative.format)
+    else {
         return Err(Misfit::FormNotOffered);
     };
     let click = html_text(&web_url(dressing.click_url)?);

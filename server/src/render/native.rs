@@ -106,11 +106,8 @@ pub(super) fn json(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     let pixel = web_url(dressing.impression_url)?;
     // 1.2 replaces `imptrackers` by `eventtrackers`, but only players that offer them fire them.
     let modern = offer.image_trackers && offer.version.starts_with("1.2");
-    let (imptrackers, eventtrackers) = if modern {
-        (None, Some([EventTracker { event: 1, method: 1, url: pixel }]))
-    } else {
-        (Some([pixel]), None)
-    };
+    let (imptrackers, eventtrackers) =
+        if modern { (None, Some([EventTracker { event: 1, method: 1, url: pixel }])) } else { (Some([pixel]), None) };
     let ver = ["1.0", "1.1", "1.2"].into_iter().find(|&version| version == offer.version).unwrap_or("1.2");
     let answer = Answer { ver, assets, link: Link { url: web_url(dressing.click_url)? }, imptrackers, eventtrackers };
     // The outer key was required before 1.1 and is repeated wherever the request has it.

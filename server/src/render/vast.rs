@@ -66,10 +66,8 @@ pub(super) fn xml(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     let id = xml_text(dressing.creative.id.as_str());
     let title = format!("<AdTitle>{}</AdTitle>", xml_text(title(dressing)));
     let impression = format!("<Impression>{}</Impression>", cdata(&web_url(dressing.impression_url)?));
-    let clicks = format!(
-        "<VideoClicks><ClickThrough>{}</ClickThrough></VideoClicks>",
-        cdata(&web_url(dressing.click_url)?)
-    );
+    let clicks =
+        format!("<VideoClicks><ClickThrough>{}</ClickThrough></VideoClicks>", cdata(&web_url(dressing.click_url)?));
     let media = format!(
         "<MediaFiles><MediaFile delivery=\"progressive\" type=\"{}\" width=\"{w}\" height=\"{h}\">{}</MediaFile></MediaFiles>",
         xml_text(mime),

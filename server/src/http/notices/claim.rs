@@ -234,12 +234,7 @@ fn read_claim(query: &Query<'_>) -> Result<Claim<'static>, NoticeError> {
     })
 }
 
-fn read_macros(
-    kind: NoticeKind,
-    query: &Query<'_>,
-    claim: Claim<'static>,
-    now_s: i64,
-) -> Result<Notice, NoticeError> {
+fn read_macros(kind: NoticeKind, query: &Query<'_>, claim: Claim<'static>, now_s: i64) -> Result<Notice, NoticeError> {
     let price = if kind.charges() {
         let foreign = query.told("cur").is_some_and(|code| Currency::parse(code.trim()) != Some(claim.currency));
         if foreign {

@@ -158,7 +158,9 @@ mod tests {
 
     #[test]
     fn what_is_no_price_is_named() {
-        for text in ["NaN", "inf", "0x1f", "1,5", "1.2.3", "--1", "1e", "e5", ".", "-", "1 ", " 1", "1_000", "MTIz", "١"] {
+        for text in
+            ["NaN", "inf", "0x1f", "1,5", "1.2.3", "--1", "1e", "e5", ".", "-", "1 ", " 1", "1_000", "MTIz", "١"]
+        {
             assert_eq!(micros_from_cpm(text, Rounding::Up), Err(CpmFault::NotDecimal), "{text}");
         }
         assert_eq!(micros_from_cpm("", Rounding::Up), Err(CpmFault::Empty));

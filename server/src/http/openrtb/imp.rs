@@ -134,7 +134,9 @@ fn lower(mut texts: Vec<String>) -> Vec<String> {
 fn check_stream(stream: &Obj<'_, '_, '_>) -> Result<Vec<String>, BadRequest> {
     let mimes = lower(stream.texts("mimes")?);
     if mimes.is_empty() {
-        return Err(stream.fail("mimes", "is missing or empty; must list the accepted MIME types, as in [\"video/mp4\"]"));
+        return Err(
+            stream.fail("mimes", "is missing or empty; must list the accepted MIME types, as in [\"video/mp4\"]")
+        );
     }
     let naturals = ["sequence", "maxseq", "minbitrate", "maxbitrate", "minduration", "maxduration"];
     for key in naturals.into_iter().chain(["poddur", "skipmin", "skipafter"]) {

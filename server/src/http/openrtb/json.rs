@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn keeps_known_fields_and_borrows_text() {
-        let Json::Object(fields) = Json::parse(br#"{"id":"a","odd":[{"id":1}],"tmax":5,"w":1e3,"id":"b"}"#).unwrap() else {
+        let Json::Object(fields) = Json::parse(br#"{"id":"a","odd":[{"id":1}],"tmax":5,"w":1e3,"id":"b"}"#).unwrap()
+        else {
             panic!("an object")
         };
         let names: Vec<_> = fields.iter().map(|(key, _)| *key).collect();

@@ -25,7 +25,9 @@ pub(super) fn slot(
         Some(Json::Text(text)) => from_text(native, text),
         Some(object @ Json::Object(_)) => markup(native, object),
         Some(other) => {
-            return Err(native.fail("request", format!("is {}; must be a native request as a JSON string", other.type_name())));
+            return Err(
+                native.fail("request", format!("is {}; must be a native request as a JSON string", other.type_name()))
+            );
         }
     };
     let Some(mut slot) = outcome else {
@@ -85,10 +87,12 @@ fn asset(object: &Obj<'_, '_, '_>) -> Result<NativeAsset, BadRequest> {
     } else if let Some(title) = object.object("title")? {
         NativeAssetKind::Title { len: length(&title)?.unwrap_or(TITLE_CHARS_DEFAULT as usize) }
     } else if let Some(image) = object.object("img")? {
-        let size = |wanted, smallest| Ok::<_, BadRequest>(match image.natural(wanted)? {
-            Some(value) if value > 0 => value,
-            _ => image.natural(smallest)?.unwrap_or(0),
-        });
+        let size = |wanted, smallest| {
+            Ok::<_, BadRequest>(match image.natural(wanted)? {
+                Some(value) if value > 0 => value,
+                _ => image.natural(smallest)?.unwrap_or(0),
+            })
+        };
         NativeAssetKind::Image {
             kind: image.natural("type")?.unwrap_or(0),
             w: size("w", "wmin")?,

@@ -2,7 +2,7 @@
 
 use super::cpm::{CpmFault, micros_from_cpm};
 use super::json::Json;
-use super::{BadRequest, Leniency, Tally};
+use super::{BadRequest, Counter, Leniency};
 use crate::money::{Currency, Micros, Rounding};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -74,12 +74,12 @@ pub(super) struct Obj<'t, 'a, 'p> {
     /// Where it stands.
     pub(super) at: At<'p>,
     /// Where leniencies are counted.
-    pub(super) tally: &'t Tally,
+    pub(super) tally: &'t Counter,
 }
 
 impl<'t, 'a, 'p> Obj<'t, 'a, 'p> {
     /// Reads `value` as an object; an empty array counts as an empty object (as some encoders write it).
-    pub(super) fn of(value: &'t Json<'a>, at: At<'p>, tally: &'t Tally) -> Result<Self, BadRequest> {
+    pub(super) fn of(value: &'t Json<'a>, at: At<'p>, tally: &'t Counter) -> Result<Self, BadRequest> {
         match value {
             Json::Object(fields) => Ok(Self { fields, at, tally }),
             Json::List(list) if list.is_empty() => {
@@ -261,7 +261,7 @@ impl<'t, 'a, 'p> Obj<'t, 'a, 'p> {
 /// The fault of a bad currency code.
 pub(super) const NO_CURRENCY: &str = "is no currency code; must be three letters of ISO 4217, as in \"USD\"";
 
-fn text_of<'t>(value: &'t Json<'_>, at: At<'_>, tally: &Tally) -> Result<Option<Cow<'t, str>>, BadRequest> {
+fn text_of<'t>(value: &'t Json<'_>, at: At<'_>, tally: &Counter) -> Result<Option<Cow<'t, str>>, BadRequest> {
     match value {
         Json::Null => {
             tally.count(Leniency::Null);
@@ -284,7 +284,7 @@ fn text_of<'t>(value: &'t Json<'_>, at: At<'_>, tally: &Tally) -> Result<Option<
     }
 }
 
-fn int_of(value: &Json<'_>, at: At<'_>, tally: &Tally) -> Result<Option<i64>, BadRequest> {
+fn int_of(value: &Json<'_>, at: At<'_>, tally: &Counter) -> Result<Option<i64>, BadRequest> {
     match value {
         Json::Null => {
             tally.count(Leniency::Null);

@@ -2,7 +2,7 @@
 
 use super::json::Json;
 use super::read::{At, NO_CURRENCY, Obj};
-use super::{BadRequest, BidRequest, Context, Leniency, Tally, imp, person};
+use super::{BadRequest, BidRequest, Context, Counter, Leniency, Tally, imp, person};
 use crate::auction::slot::{AuctionType, Terms};
 use crate::money::Currency;
 use std::collections::HashSet;
@@ -18,11 +18,11 @@ pub const IMPS_MAX: usize = 100;
 pub fn parse(body: &[u8]) -> Result<BidRequest, BadRequest> {
     let root = At::ROOT;
     let json = Json::parse(body).map_err(|error| root.fail(malformed(&error)))?;
-    let tally = Tally::default();
+    let counter = Counter::default();
     if !matches!(json, Json::Object(_)) {
         return Err(root.fail(format!("is {}; must be a JSON object: a bid request", json.type_name())));
     }
-    let request = Obj::of(&json, root, &tally)?;
+    let request = Obj::of(&json, root, &counter)?;
     let mut out = BidRequest {
         terms: terms(&request)?,
         slots: Vec::new(),
@@ -36,7 +36,7 @@ pub fn parse(body: &[u8]) -> Result<BidRequest, BadRequest> {
     };
     impressions(&request, &mut out)?;
     out.context = context(&request);
-    out.tally = tally;
+    out.tally = counter.tally();
     Ok(out)
 }
 
@@ -62,10 +62,9 @@ fn terms(request: &Obj<'_, '_, '_>) -> Result<Terms, BadRequest> {
         languages: languages(request)?,
         test: request.flag("test")?,
     };
-    for (allowed, blocked) in [
-        (&terms.seats_allowed, &terms.seats_blocked),
-        (&terms.allowed_categories, &terms.blocked_categories),
-    ] {
+    for (allowed, blocked) in
+        [(&terms.seats_allowed, &terms.seats_blocked), (&terms.allowed_categories, &terms.blocked_categories)]
+    {
         if !allowed.is_empty() && !blocked.is_empty() {
             request.tally.count(Leniency::AllowAndBlock);
         }
@@ -89,9 +88,8 @@ pub(super) fn auction_type(object: &Obj<'_, '_, '_>) -> Result<Option<AuctionTyp
 fn currencies(request: &Obj<'_, '_, '_>) -> Result<Vec<Currency>, BadRequest> {
     let at = request.at.key("cur");
     let codes = request.texts("cur")?;
-    let parse = |(index, code): (usize, &String)| {
-        Currency::parse(code.trim()).ok_or_else(|| at.index(index).fail(NO_CURRENCY))
-    };
+    let parse =
+        |(index, code): (usize, &String)| Currency::parse(code.trim()).ok_or_else(|| at.index(index).fail(NO_CURRENCY));
     codes.iter().enumerate().map(parse).collect()
 }
 
@@ -143,9 +141,8 @@ fn context(request: &Obj<'_, '_, '_>) -> Context {
     if site.is_some() && app.is_some() {
         request.tally.count(Leniency::SiteAndApp);
     }
-    let publisher = |holder: &Option<Obj<'_, '_, '_>>| {
-        holder.as_ref().and_then(|holder| holder.hint("publisher")?.hint_text("id"))
-    };
+    let publisher =
+        |holder: &Option<Obj<'_, '_, '_>>| holder.as_ref().and_then(|holder| holder.hint("publisher")?.hint_text("id"));
     let device = request.hint("device");
     let geo = device.as_ref().and_then(|device| device.hint("geo"));
     let user = request.hint("user");

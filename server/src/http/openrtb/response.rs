@@ -69,7 +69,11 @@ pub struct DecidedBid<'a> {
 ///
 /// # Errors
 /// Never in practice: only if serialisation to memory fails.
-pub fn bid_response(request_id: &str, currency: Currency, bids: &[DecidedBid<'_>]) -> Result<Vec<u8>, serde_json::Error> {
+pub fn bid_response(
+    request_id: &str,
+    currency: Currency,
+    bids: &[DecidedBid<'_>],
+) -> Result<Vec<u8>, serde_json::Error> {
     let mut seats: Vec<SeatBid<'_>> = Vec::new();
     for bid in bids {
         let bid_out = BidOut::new(bid);
@@ -80,7 +84,8 @@ pub fn bid_response(request_id: &str, currency: Currency, bids: &[DecidedBid<'_>
     }
     let markup: usize = bids.iter().map(|bid| bid.markup.len() + 2_048).sum();
     let mut out = Vec::with_capacity(256 + markup);
-    let response = Response { id: request_id, seatbid: seats, bidid: bids.first().map(|bid| bid.bid_id), cur: currency };
+    let response =
+        Response { id: request_id, seatbid: seats, bidid: bids.first().map(|bid| bid.bid_id), cur: currency };
     serde_json::to_writer(&mut out, &response)?;
     Ok(out)
 }
