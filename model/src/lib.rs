@@ -10,6 +10,7 @@
 //! | [`CpuEncoder`] | the fast path on [`longbow_kernels`] |
 //! | [`ReferenceEncoder`] | the same equations on candle in f64, to be read and compared with |
 //! | [`UserState`], [`StateCache`] | K/V of rows that can no longer change, and a cache of them |
+//! | [`golden`] | checks an encoder against a file of the golden form |
 //!
 //! Invariants: cached and uncached encoding agree to rounding; a job's result does not depend, by a single bit,
 //! on the other jobs of its call; a file is never half trusted: names, shapes and numbers hold, or it is refused.
@@ -18,6 +19,7 @@ mod cache;
 pub mod config;
 mod cpu;
 mod encoder;
+pub mod golden;
 mod items;
 pub mod load;
 mod model;

@@ -1,0 +1,138 @@
+//! Checks an encoder against a golden file: a model, inputs and the outputs that the public reference code gave.
+
+mod file;
+mod run;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longbow_kernels::Engine;
+
+use crate::config::Flavour;
+use crate::encoder::EncodeError;
+use crate::load::{self, LoadError};
+use crate::model::{Model, StuModel};
+use file::{Histories, StuRows};
+
+/// Largest relative error of a row that passes, `||out - ref|| / ||ref||` in f32.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// The encoder to check.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// [`crate::ReferenceEncoder`].
+    Reference,
+    /// [`crate::CpuEncoder`], on this engine.
+    Fast(Arc<Engine>),
+}
+
+/// Why a file could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// The model part of the file was refused.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A golden tensor is absent.
+    #[error("tensor `golden.{name}` is absent: {needed}")]
+    Absent {
+        /// Its name without `golden.`.
+        name: &'static str,
+        /// Its form, and when it is needed.
+        needed: String,
+    },
+    /// A golden tensor has another shape than the others or the config call for.
+    #[error("tensor `golden.{name}` has shape {found:?}, but {expected} is needed")]
+    Shape {
+        /// Its name without `golden.`.
+        name: &'static str,
+        /// The form it should have.
+        expected: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+    },
+    /// A number in a golden tensor cannot be used.
+    #[error("tensor `golden.{name}`, element {index}: {reason}")]
+    Value {
+        /// Its name without `golden.`.
+        name: &'static str,
+        /// Place of the element, row-major.
+        index: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The encoder refused the inputs.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// Errors of one kind of output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// What was compared: `output`, `output (slices)`, `candidate_rows`, `candidate_probs`.
+    pub what: &'static str,
+    /// Rows compared.
+    pub rows: usize,
+    /// Largest relative error of a row; infinite where a result is not a number.
+    pub error_max: f64,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Name of the file.
+    pub name: String,
+    /// `reference` or `fast`.
+    pub which: &'static str,
+    /// One entry for each kind of output in the file.
+    pub checks: Vec<Check>,
+    /// Largest error that passes.
+    pub tolerance: f64,
+}
+
+impl Report {
+    /// Whether something was compared and every error is within the tolerance.
+    #[must_use]
+    pub fn pass(&self) -> bool {
+        !self.checks.is_empty() && self.checks.iter().all(|check| check.rows > 0 && check.error_max <= self.tolerance)
+    }
+
+    /// The largest error of all rows.
+    #[must_use]
+    pub fn error_max(&self) -> f64 {
+        self.checks.iter().map(|check| check.error_max).fold(0.0, f64::max)
+    }
+}
+
+/// Runs the inputs of a golden file through an encoder and compares the outputs.
+///
+/// The fast path runs twice: on each history at once, and in slices through a [`crate::UserState`], where row
+/// i is the last row of the window that ends with it.
+///
+/// # Errors
+/// [`GoldenError`]: the file cannot be used. Wrong outputs are no error, but a report that does not pass.
+pub fn check(path: impl AsRef<Path>, which: &Which) -> Result<Report, GoldenError> {
+    let path = path.as_ref();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let mut checked = load::file(path)?;
+    let golden = std::mem::take(&mut checked.golden);
+    let checks = match &checked.flavour {
+        Flavour::RelBias(config) => {
+            let histories = Histories::parse(config, &golden)?;
+            let model = Arc::new(Model::from_checked(checked)?);
+            match which {
+                Which::Reference => run::reference(&model, &histories)?,
+                Which::Fast(engine) => run::fast(&model, engine, &histories)?,
+            }
+        }
+        Flavour::Stu(config) => {
+            let rows = StuRows::parse(config, &golden)?;
+            let model = Arc::new(StuModel::from_checked(checked)?);
+            run::stu(&model, which, &rows)?
+        }
+    };
+    let which = match which {
+        Which::Reference => "reference",
+        Which::Fast(_) => "fast",
+    };
+    Ok(Report { name, which, checks, tolerance: TOLERANCE })
+}

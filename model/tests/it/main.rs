@@ -1,0 +1,3 @@
+//! Tests of the model crate through its public face.
+
+mod golden;
