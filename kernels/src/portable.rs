@@ -21,8 +21,8 @@ const EXP2: [f32; 6] = [
 /// `1.5 * 2^23`: adding and taking it away rounds to the nearest integer, which then stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// `x * sigmoid(x)`, relative error at most 5e-7 for `x > -80` and an absolute one below 1e-30 beyond. No branches, so
-/// loops over it vectorise. NaN in, NaN out.
+/// `x * sigmoid(x)`; the error is at most 5e-7 of the larger of `|silu(x)|` and 0.01. No branches, so loops over it
+/// vectorise. NaN in, NaN out.
 #[inline]
 pub(crate) fn silu(x: f32) -> f32 {
     let z = (x * -std::f32::consts::LOG2_E).clamp(-126.0, 126.0);
@@ -196,20 +196,18 @@ mod tests {
     use super::silu;
 
     /// Stated in the documentation of `silu`.
-    const RELATIVE: f64 = 5e-7;
+    const ERROR: f64 = 5e-7;
 
     #[test]
     fn silu_keeps_its_stated_error() {
         let mut worst = 0.0_f64;
-        let mut x = -80.0_f32;
+        let mut x = -150.0_f32;
         while x < 100.0 {
             let exact = f64::from(x) / (1.0 + (-f64::from(x)).exp());
-            if exact != 0.0 {
-                worst = worst.max(((f64::from(silu(x)) - exact) / exact).abs());
-            }
+            worst = worst.max((f64::from(silu(x)) - exact).abs() / exact.abs().max(0.01));
             x += 0.0137;
         }
-        assert!(worst <= RELATIVE, "worst relative error {worst:e}");
+        assert!(worst <= ERROR, "worst error {worst:e}");
         assert!(silu(-1e30).abs() < 1e-7 && silu(f32::MAX) == f32::MAX && silu(0.0) == 0.0 && silu(f32::NAN).is_nan());
     }
 }
