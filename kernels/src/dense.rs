@@ -127,7 +127,7 @@ impl Engine {
         })
     }
 
-    /// `x = x * sigmoid(x)`; the error is at most 5e-7 of the larger of `|silu(x)|` and 0.01.
+    /// `x = x * sigmoid(x)`; the error is at most 1e-6 of the larger of `|silu(x)|` and 0.01.
     ///
     /// # Errors
     /// None today; the type is that of the other layers.

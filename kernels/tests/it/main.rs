@@ -1,4 +1,5 @@
 //! One integration binary: every instruction set of this machine against the f64 reference, and what must hold bit for bit.
+#![expect(clippy::expect_used, reason = "helpers of tests fail the test")]
 
 mod agreement;
 mod dense;

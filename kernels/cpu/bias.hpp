@@ -1,0 +1,140 @@
+// Position and time bias of one tile. Included by attention.hpp, once for each instruction set.
+#pragma once
+
+namespace {
+
+constexpr int kBuckets = 128;
+
+int64_t saturating_difference(int64_t a, int64_t b) {
+    int64_t d;
+    if (__builtin_sub_overflow(a, b, &d)) return a < b ? INT64_MIN : INT64_MAX;
+    return d;
+}
+
+int64_t magnitude(int64_t d) { return d == INT64_MIN ? INT64_MAX : (d < 0 ? -d : d); }
+
+// The bucket of |d|, found by walking from `start`: neighbouring rows and steps lie close together.
+int walk(const int64_t* edges, int64_t d, int start) {
+    int b = start;
+    while (b < kBuckets && edges[b + 1] <= d) ++b;
+    while (b > 0 && edges[b] > d) --b;
+    return b;
+}
+
+// Times of the keys of one step. Unsorted times are fine: low and high are the true smallest and largest.
+struct StepTimes {
+    alignas(64) int32_t low_bits[kKeys];
+    int64_t full[kKeys];
+    int64_t low;
+    int64_t high;
+};
+
+// Smallest and largest |difference| between times of rows and keys; `low` may be smaller than the true one.
+struct Span {
+    int64_t low;
+    int64_t high;
+};
+
+Span span(int64_t next_low, int64_t next_high, const StepTimes& times) {
+    const int64_t most = saturating_difference(next_high, times.low);
+    const int64_t least = saturating_difference(next_low, times.high);
+    const int64_t a = magnitude(most), b = magnitude(least);
+    const bool crosses = least <= 0 && most >= 0;
+    return {crosses ? 0 : smaller(a, b), larger(a, b)};
+}
+
+// The bias of a tile: built once for the tile (constructor), then once for each step of keys (`step`).
+class TileBias {
+  public:
+    // `window` takes keys + rows + 2 * kKeys floats, `mixed` rows * kKeys, `rows_out` one entry for each row.
+    TileBias(const LongbowAttention& p, float* window, float* mixed, RowBias* rows_out)
+        : p_(p), window_(window), mixed_(mixed), rows_out_(rows_out) {
+        const int64_t spread = p.causal ? p.rows - 1 : 0;
+        const int64_t keys = p.key_end - p.key_begin;
+        const int64_t padded = (keys + kKeys - 1) / kKeys * kKeys + spread + kKeys;
+        if (!p.pos_w) {
+            fill(window, window + padded, 0.0f);
+            return;
+        }
+        for (int b = 0; b <= kBuckets; ++b) ts_[b] = p.ts_w[b] * kMinusLog2e;
+        // Row r at key j reads window[j - key_begin + spread - r], whatever the row: the bias is Toeplitz.
+        const float* from = p.pos_w + (p.max_len - 1 + p.key_begin - (p.first_position + spread));
+        const int64_t used = keys + spread;
+        for (int64_t i = 0; i < used; ++i) window[i] = from[i] * kMinusLog2e;
+        fill(window + used, window + padded, 0.0f);
+        next_low_ = next_high_ = p.next_times[0];
+        for (int64_t r = 1; r < p.rows && p.next_step; ++r) {
+            next_low_ = smaller(next_low_, p.next_times[r]);
+            next_high_ = larger(next_high_, p.next_times[r]);
+        }
+    }
+
+    // Fills the rows' bias for the `kKeys` keys from `key` on.
+    void step(int64_t key, const StepTimes& times) {
+        const int64_t spread = p_.causal ? p_.rows - 1 : 0;
+        const float* base = window_ + (key - p_.key_begin) + spread;
+        if (!p_.pos_w || constant(times)) {
+            for (int64_t r = 0; r < p_.rows; ++r) rows_out_[r] = {base - (p_.causal ? r : 0), constant_};
+            return;
+        }
+        for (int64_t r = 0; r < p_.rows; ++r) {
+            if (r > 0 && !p_.causal && !p_.next_step) {
+                rows_out_[r] = rows_out_[0];
+            } else {
+                row(r, base - (p_.causal ? r : 0), times);
+            }
+        }
+    }
+
+    // The bias of a row and its own key: same position, no time between.
+    float own() const { return p_.pos_w ? (p_.pos_w[p_.max_len - 1] + p_.ts_w[0]) * kMinusLog2e : 0.0f; }
+
+  private:
+    // Whether one bucket holds every pair of the tile and the step; its weight is then in `constant_`.
+    bool constant(const StepTimes& times) {
+        const Span s = span(next_low_, next_high_, times);
+        tile_bucket_ = walk(p_.edges, s.low, tile_bucket_);
+        constant_ = ts_[tile_bucket_];
+        return tile_bucket_ == kBuckets || s.high < p_.edges[tile_bucket_ + 1];
+    }
+
+    void row(int64_t r, const float* base, const StepTimes& times) {
+        const int64_t next = p_.next_times[r * p_.next_step];
+        const Span s = span(next, next, times);
+        const int low = low_bucket_ = walk(p_.edges, s.low, low_bucket_);
+        const int high = high_bucket_ = walk(p_.edges, s.high, high_bucket_);
+        if (low == high) {
+            rows_out_[r] = {base, ts_[low]};
+            return;
+        }
+        float* out = mixed_ + r * kKeys;
+        rows_out_[r] = {out, 0.0f};
+        if (s.high > INT32_MAX) {
+            for (int64_t j = 0; j < kKeys; ++j) {
+                const int64_t d = magnitude(saturating_difference(next, times.full[j]));
+                out[j] = base[j] + ts_[walk(p_.edges, d, low)];
+            }
+            return;
+        }
+        const int32_t bits = static_cast<int32_t>(static_cast<uint64_t>(next));
+        for (int64_t j = 0; j < kKeys; j += Vec::kLanes) {
+            const Vec::Ints d = Vec::differences(bits, times.low_bits + j);
+            Reg x = Vec::set1(ts_[low]);
+            for (int b = low + 1; b <= high; ++b) {
+                x = Vec::blend_from(d, static_cast<int32_t>(p_.edges[b]), x, Vec::set1(ts_[b]));
+            }
+            Vec::store(out + j, Vec::add(x, Vec::loadu(base + j)));
+        }
+    }
+
+    const LongbowAttention& p_;
+    float* window_;
+    float* mixed_;
+    RowBias* rows_out_;
+    float ts_[kBuckets + 1] = {};
+    float constant_ = 0.0f;
+    int64_t next_low_ = 0, next_high_ = 0;
+    int tile_bucket_ = 0, low_bucket_ = 0, high_bucket_ = 0;
+};
+
+}  // namespace
