@@ -13,8 +13,8 @@ section! {
     Http "http" {
         /// Address and port. Flag: --http.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), Address;
-        /// Open connections at most. At the cap the connection that has been idle or sending headers longest is closed in
-        /// favour of a new one; if none is, the new one gets 503. Lowered to what the file limit allows.
+        /// Open connections at most. At the cap the connection that has stalled or been idle longest is closed in favour of
+        /// a new one; if all are being answered, the new one gets 503. Lowered to what the file limit allows.
         connections_max: usize = 16_384, Int(1, 1_000_000);
         /// Open connections at most from one address (IPv6: one /64), by the same rule.
         connections_per_address_max: usize = 8_192, Int(1, 1_000_000);

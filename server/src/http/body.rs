@@ -1,13 +1,15 @@
 //! Request bodies within limits: size before and after decompression, time, and the memory of all bodies together.
 
+use super::registry::Connection;
 use super::respond::Fault;
 use crate::meters::{Bound, Meters};
 use bytes::{Bytes, BytesMut};
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap};
+use parking_lot::Mutex;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,6 +87,38 @@ impl Memory {
     }
 }
 
+/// Where a body leaves its socket side when the handler is done with it.
+pub(super) type Rest = Arc<Mutex<Option<Incoming>>>;
+
+/// Unread bytes that are read past to keep a connection; beyond it, closing is cheaper.
+const PAST_BYTES_MAX: usize = 65_536;
+/// Time for reading past them.
+const PAST_TIME: Duration = Duration::from_millis(500);
+
+/// Reads past what a handler left of a body (it refused the request by its headers, say), so that the connection can go
+/// on. False if that would take too long: the connection must close.
+pub(super) async fn read_past(rest: &Rest) -> bool {
+    let Some(mut incoming) = rest.lock().take() else { return true };
+    if incoming.is_end_stream() {
+        return true;
+    }
+    if incoming.size_hint().lower() > PAST_BYTES_MAX as u64 {
+        return false;
+    }
+    let reading = async {
+        let mut past = 0;
+        while let Some(frame) = incoming.frame().await {
+            let Ok(frame) = frame else { return false };
+            past += frame.data_ref().map_or(0, Bytes::len);
+            if past > PAST_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(PAST_TIME, reading).await.unwrap_or(false)
+}
+
 /// What bodies share.
 #[derive(Clone)]
 pub(super) struct Shared {
@@ -94,8 +128,11 @@ pub(super) struct Shared {
 
 /// A body not yet read.
 pub(super) struct Body {
-    incoming: Incoming,
+    /// `None` once the end was seen.
+    incoming: Option<Incoming>,
+    rest: Rest,
     deadline: Instant,
+    connection: Arc<Connection>,
     shared: Shared,
     taken: usize,
     inflater: Option<Inflater>,
@@ -111,13 +148,20 @@ impl std::fmt::Debug for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.give_back();
+        *self.rest.lock() = self.incoming.take();
     }
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, time: Duration, shared: Shared) -> Self {
+    pub(super) fn new(incoming: Incoming, time: Duration, connection: Arc<Connection>, shared: Shared) -> Self {
         let deadline = Instant::now() + time;
-        Self { incoming, deadline, shared, taken: 0, inflater: None, ended: false }
+        let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+        Self { incoming, rest: Rest::default(), deadline, connection, shared, taken: 0, inflater: None, ended: false }
+    }
+
+    /// Where to find what is left of it after it was dropped.
+    pub(super) fn rest(&self) -> Rest {
+        self.rest.clone()
     }
 
     fn give_back(&mut self) {
@@ -144,10 +188,17 @@ impl Body {
     }
 
     async fn frame(&mut self, until: Instant) -> Result<Option<Bytes>, BodyError> {
+        let Some(incoming) = &mut self.incoming else { return Ok(None) };
         loop {
-            match tokio::time::timeout_at(until, self.incoming.frame()).await {
+            self.connection.body_awaited();
+            let frame = tokio::time::timeout_at(until, incoming.frame()).await;
+            self.connection.body_came();
+            match frame {
                 Err(_) => return Err(BodyError::TimedOut),
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    self.incoming = None;
+                    return Ok(None);
+                }
                 Ok(Some(Err(_))) => return Err(BodyError::Broken),
                 // Trailers are read past.
                 Ok(Some(Ok(frame))) => {

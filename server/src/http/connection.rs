@@ -1,8 +1,8 @@
 //! One connection: requests in turn, each within its time, each answered in full.
 
-use super::body::{Body, Memory, Shared};
+use super::body::{self, Body, Memory, Shared};
 use super::panics::Caught;
-use super::registry::{Caps, Place};
+use super::registry::{Caps, Connection, Place};
 use super::respond::{self, Fault, Response, X_REQUEST_ID};
 use super::watched::Watched;
 use super::{Handler, Request, RequestId};
@@ -144,7 +144,7 @@ impl<H: Handler> Server<H> {
             let (server, state) = (self.clone(), state.clone());
             async move {
                 state.request_begins();
-                let response = server.answer(request, peer).await;
+                let response = server.answer(request, peer, &state).await;
                 state.request_ends();
                 Ok::<_, Infallible>(response)
             }
@@ -170,14 +170,20 @@ impl<H: Handler> Server<H> {
         drop(place);
     }
 
-    async fn answer(&self, request: hyper::Request<Incoming>, peer: SocketAddr) -> hyper::Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        peer: SocketAddr,
+        state: &Arc<Connection>,
+    ) -> hyper::Response<Full<Bytes>> {
         let arrived = Instant::now();
         let (parts, incoming) = request.into_parts();
         let endpoint = Endpoint::of_path(parts.uri.path());
         let id = RequestId::take_or_make(&parts.headers);
         let gzip = respond::accepts_gzip(&parts.headers);
         let mut watch = Watch::new(&self.meters, endpoint);
-        let body = Body::new(incoming, self.settings.body_timeout, self.bodies.clone());
+        let body = Body::new(incoming, self.settings.body_timeout, state.clone(), self.bodies.clone());
+        let rest = body.rest();
         let line = Line { method: parts.method.clone(), path_and_id: (parts.uri.clone(), id.clone()) };
         let request = Request {
             method: parts.method,
@@ -194,9 +200,10 @@ impl<H: Handler> Server<H> {
         if gzip {
             response = respond::compressed(response, self.settings.gzip_bytes_min);
         }
-        // A body that came too late leaves the connection out of step; a draining server wants its clients elsewhere.
-        let spent = response.status() == StatusCode::REQUEST_TIMEOUT || self.lifecycle.draining();
-        if spent {
+        // A body that came too late or is too long to be read past leaves the connection out of step; a draining server
+        // wants its clients elsewhere.
+        let late = response.status() == StatusCode::REQUEST_TIMEOUT;
+        if late || self.lifecycle.draining() || !body::read_past(&rest).await {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.headers_mut().insert(X_REQUEST_ID, id.header());

@@ -1,10 +1,10 @@
 //! Open connections of one port: who may come in, who must go.
 //!
 //! At a cap a new connection is worth more than one that does nothing. The victim is, in this order: the connection that
-//! has waited longest without ever having completed a request (silent, or dripping headers), then the one that drips the
-//! headers of a later request, then the one that has been idle longest between two requests. A connection whose request is
-//! being read or answered is never closed for room. So attackers who stall push each other out, and a client that asks now
-//! and then keeps its place.
+//! has stalled longest without ever having completed a request (silent, dripping headers, or a body that does not come),
+//! then the one that stalls in a later request, then the one that has been idle longest between two requests. A connection
+//! whose request is being answered is never closed for room. So attackers who stall push each other out, and a client that
+//! asks now and then keeps its place.
 
 use crate::meters::ConnectionEnd;
 use parking_lot::Mutex;
@@ -26,10 +26,12 @@ pub(super) enum Phase {
     Idle = 0,
     /// A request has begun, its headers are not complete.
     Headers = 1,
-    /// A request is being read or answered.
-    Working = 2,
+    /// A request waits for bytes of its body.
+    Body = 2,
+    /// A request is being answered.
+    Working = 3,
     /// Told to end.
-    Closing = 3,
+    Closing = 4,
 }
 
 impl Phase {
@@ -37,7 +39,8 @@ impl Phase {
         match value {
             0 => Self::Idle,
             1 => Self::Headers,
-            2 => Self::Working,
+            2 => Self::Body,
+            3 => Self::Working,
             _ => Self::Closing,
         }
     }
@@ -66,6 +69,11 @@ impl Connection {
         Phase::of(self.phase.load(Ordering::Acquire))
     }
 
+    /// Moves on if the phase is still `from`: a close that came first stands.
+    fn shift(&self, from: Phase, to: Phase) -> bool {
+        self.phase.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     fn enter(&self, phase: Phase) {
         self.since_ms.store(self.now_ms(), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Release);
@@ -73,11 +81,7 @@ impl Connection {
 
     /// Bytes came in.
     pub(super) fn bytes_read(&self) {
-        let begun = self
-            .phase
-            .compare_exchange(Phase::Idle as u8, Phase::Headers as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        if begun {
+        if self.shift(Phase::Idle, Phase::Headers) {
             self.since_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
@@ -85,6 +89,16 @@ impl Connection {
     /// Headers are complete.
     pub(super) fn request_begins(&self) {
         self.enter(Phase::Working);
+    }
+
+    /// The request waits for its body. The time still counts from the end of its headers.
+    pub(super) fn body_awaited(&self) {
+        self.shift(Phase::Working, Phase::Body);
+    }
+
+    /// Bytes of the body have come, or its end.
+    pub(super) fn body_came(&self) {
+        self.shift(Phase::Body, Phase::Working);
     }
 
     /// The answer is on its way.
@@ -110,12 +124,10 @@ impl Connection {
         ConnectionEnd::ALL.get(end).copied().unwrap_or(ConnectionEnd::Evicted)
     }
 
-    /// Tells the task to close, unless a request has begun meanwhile.
+    /// Tells the task to close, unless a request has come whole meanwhile.
     fn close_idle(&self, end: ConnectionEnd) -> bool {
         let from = self.phase();
-        let idle = matches!(from, Phase::Idle | Phase::Headers);
-        let closing = Phase::Closing as u8;
-        if idle && self.phase.compare_exchange(from as u8, closing, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if matches!(from, Phase::Idle | Phase::Headers | Phase::Body) && self.shift(from, Phase::Closing) {
             self.signal(end);
             return true;
         }
@@ -132,8 +144,8 @@ impl Connection {
     fn rank(&self) -> Option<(u8, u64)> {
         let since = self.since_ms.load(Ordering::Relaxed);
         match (self.phase(), self.served.load(Ordering::Relaxed)) {
-            (Phase::Idle | Phase::Headers, false) => Some((0, since)),
-            (Phase::Headers, true) => Some((1, since)),
+            (Phase::Idle | Phase::Headers | Phase::Body, false) => Some((0, since)),
+            (Phase::Headers | Phase::Body, true) => Some((1, since)),
             (Phase::Idle, true) => Some((2, since)),
             (Phase::Working | Phase::Closing, _) => None,
         }
@@ -301,7 +313,7 @@ impl Registry {
                 Phase::Idle if over(since, self.caps.keep_alive) => {
                     connection.close_idle(ConnectionEnd::KeepAliveTimeout);
                 }
-                Phase::Idle | Phase::Headers | Phase::Working | Phase::Closing => {}
+                Phase::Idle | Phase::Headers | Phase::Body | Phase::Working | Phase::Closing => {}
             }
         }
     }
