@@ -1,1 +1,110 @@
-//! (being written)
+//! The event log: what happened, in the order in which it became durable.
+//!
+//! Records are append-only, numbered from 1 without gaps, and on disk before [`EventLog::append`] resolves (all that wait
+//! share one sync). After a crash the log holds every acknowledged record and perhaps some whose acknowledgement was
+//! lost. User events reach it through [`crate::store::UserStore::append`], which has removed repeated ones, so a reader
+//! sees each accepted event exactly once.
+
+mod file;
+mod frame;
+mod segments;
+
+pub use file::{FileEventLog, LogOptions};
+
+use std::future::Future;
+use std::pin::Pin;
+
+/// A future that can be behind a `dyn` trait.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Number of a record, from 1.
+pub type Sequence = u64;
+
+/// Longest body of a record, bytes.
+pub const RECORD_BYTES_MAX: usize = 256 << 10;
+
+/// What a record's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordKind(pub u8);
+
+impl RecordKind {
+    /// A behaviour event: JSON of [`crate::store::UserEvent`].
+    pub const USER_EVENT: Self = Self(1);
+    /// A user's history was deleted: the user's id. Readers forget the user's earlier records.
+    pub const USER_DELETED: Self = Self(2);
+    /// A bid was made.
+    pub const BID: Self = Self(3);
+    /// A win or billing notice was charged.
+    pub const CHARGE: Self = Self(4);
+    /// A loss notice.
+    pub const LOSS: Self = Self(5);
+}
+
+/// One record to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What the body is.
+    pub kind: RecordKind,
+    /// At most [`RECORD_BYTES_MAX`] bytes.
+    pub body: Vec<u8>,
+}
+
+/// What [`EventLog::replay`] calls for each record; returning `false` stops it.
+pub type Visit<'a> = dyn FnMut(Sequence, RecordKind, &[u8]) -> bool + 'a;
+
+/// A durable append-only log. Two implementations: a segmented file (embedded default) and Redis streams (cluster).
+pub trait EventLog: Send + Sync {
+    /// Appends records in order. Resolves with the number of the last one when all are on disk.
+    fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Sequence, EventError>>;
+
+    /// [`EventLog::append`] for a thread that may block.
+    fn append_blocking(&self, records: Vec<Record>) -> Result<Sequence, EventError>;
+
+    /// Appends without waiting: for records that a request must not wait for. They are on disk a moment later, or lost if
+    /// the process dies first.
+    fn offer(&self, records: Vec<Record>) -> Result<(), EventError>;
+
+    /// Calls `visit` for every retained record numbered `from` or above, in order. Blocks: for start-up and tools.
+    fn replay(&self, from: Sequence, visit: &mut Visit<'_>) -> Result<(), EventError>;
+
+    /// Number of the last durable record, or the number before the first one.
+    fn last(&self) -> Sequence;
+
+    /// Keeps every record above `applied` from being removed by retention, until the next call.
+    fn protect(&self, applied: Sequence);
+
+    /// Why the log refuses to work, or `None` while healthy.
+    fn poisoned(&self) -> Option<&str>;
+}
+
+/// Why a record was not appended or read.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// The queue is full: try again.
+    #[error("the event log's queue is full: try again")]
+    Busy,
+    /// A body is longer than [`RECORD_BYTES_MAX`].
+    #[error("record of {0} bytes: at most {RECORD_BYTES_MAX}")]
+    TooLong(usize),
+    /// An I/O error happened, or the log was closed: restart.
+    #[error("the event log is poisoned: {0}")]
+    Poisoned(String),
+    /// Bytes that were synced are no longer what was written.
+    #[error("event log `{file}` is damaged at byte {offset}: {fault}; restore it, or remove this and later segments")]
+    Damaged {
+        /// Segment.
+        file: String,
+        /// Where the bad frame starts.
+        offset: u64,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// Reading or writing failed.
+    #[error("event log `{file}`: {source}")]
+    Io {
+        /// File or directory.
+        file: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
