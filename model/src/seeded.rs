@@ -30,6 +30,8 @@ const TASKS: [(f64, f64); 3] = [(0.018, 0.45), (0.06, 0.45), (0.5, 0.5)];
 const SAMPLES: usize = 512;
 /// Values of u, v, q, k before their SiLU: large enough that the attention adds a good part to each row.
 const PROJECTION_GAIN: f64 = 2.0;
+/// About what a layer adds to the variance of a row's numbers: the mean square of silu(2 x) for normal x.
+const LAYER_VARIANCE: f64 = 1.5;
 
 struct Weights {
     rng: StdRng,
@@ -102,7 +104,8 @@ fn seed_layer(w: &mut Weights, config: &Config, at: usize) {
     w.add(spec::layer(at, "_rel_attn_bias._ts_w"), &[buckets], |i, x| 1.0 - real(i) / 32.0 + 0.1 * x);
 }
 
-/// Random heads, then each task scaled and shifted to its mean and spread, as measured on random rows.
+/// Random heads, then each task scaled and shifted to its mean and spread, as measured on rows like the
+/// encoder's.
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
 fn seed_heads(w: &mut Weights, config: &Config, hidden: usize) {
     let (item, tasks) = (config.item_embedding_dim, config.num_tasks);
@@ -113,10 +116,19 @@ fn seed_heads(w: &mut Weights, config: &Config, hidden: usize) {
     let input = w.tensors[spec::HEAD_IN].data.clone();
     let input_bias = w.tensors[spec::HEAD_IN_BIAS].data.clone();
     let unit = 1.0 / real(item).sqrt();
+    // A candidate's row is its own embedding plus what the layers add: that share of it is not random to z.
+    let embedding = real(config.embedding_dim) / real(item);
+    let own = (embedding / (embedding + LAYER_VARIANCE * real(config.num_blocks))).sqrt();
+    let rest = (1.0 - own * own).sqrt();
     let samples: Vec<Vec<f64>> = (0..SAMPLES)
         .map(|_| {
-            // z = norm(row) * item_emb: a row of unit variance times an embedding of length 1.
-            let z: Vec<f64> = (0..item).map(|_| w.normal() * w.normal() * unit).collect();
+            // z = norm(row) * item_emb, an embedding of length 1.
+            let z: Vec<f64> = (0..item)
+                .map(|_| {
+                    let e = w.normal();
+                    (own * e + rest * w.normal()) * e * unit
+                })
+                .collect();
             let h = (0..hidden).map(|o| {
                 let sum: f64 = (0..item).map(|i| f64::from(input[o * item + i]) * z[i]).sum();
                 sum + f64::from(input_bias[o])
