@@ -364,10 +364,18 @@ fn check(code: c_int, call: &'static str) -> Result<(), IndexError> {
         let text = sys::faiss_get_last_error();
         if text.is_null() { "no message".to_owned() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
     };
-    Err(IndexError::Faiss { call, message })
+    Err(IndexError::Faiss { call, message: without_source(&message).to_owned() })
 }
 
-/// A FAISS index file written by other software is not read through here; see `persist`.
+/// FAISS's words without the source position that begins them (`Error in FUNCTION at FILE.cpp:LINE: `): the build machine's paths say
+/// nothing to a user.
+fn without_source(message: &str) -> &str {
+    let after_file = [".cpp:", ".h:"].iter().filter_map(|mark| message.find(mark).map(|at| at + mark.len())).min();
+    after_file
+        .and_then(|at| message[at..].split_once(": "))
+        .map_or(message, |(_, words)| words.strip_prefix("Error: ").unwrap_or(words))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +388,8 @@ mod tests {
     #[test]
     fn an_unknown_description_is_an_error_with_words() {
         let error = Ivf::new(8, "nonsense").map(|_| ()).unwrap_err().to_string();
-        assert!(error.starts_with("FAISS index_factory: ") && error.len() > 25, "{error}");
+        assert!(error.starts_with("FAISS index_factory: ") && error.len() > 25 && !error.contains(".cpp"), "{error}");
+        assert_eq!(without_source("Error in f(x::y) at /a/b.cpp:12: Error: 'k > 0' failed"), "'k > 0' failed");
     }
 
     #[test]

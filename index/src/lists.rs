@@ -12,6 +12,9 @@ use crate::{Bitmap, IndexError, Kind, ffi};
 const TRAIN_ROWS_PER_LIST: usize = 128;
 /// FAISS warns below 39 training vectors a list: there are then fewer lists.
 const ROWS_PER_LIST_MIN: usize = 39;
+/// Training vectors wanted for the 16 entries of a 4-bit code book: FAISS's floor of 39 for each entry, and what it makes use of.
+const CODE_ROWS_MIN: usize = 39 * 16;
+const CODE_ROWS: usize = 256 * 16;
 /// Rows added by one FAISS call.
 const ADD_ROWS: usize = 8192;
 
@@ -46,7 +49,8 @@ impl Lists {
             Kind::IvfPq { nlist, m } => (nlist, Some(m)),
         };
         let nlist = list_count(nlist, rows.len());
-        if rows.len() < options.rows_min || nlist == 0 {
+        let least = if code.is_some() { CODE_ROWS_MIN } else { 0 };
+        if rows.len() < options.rows_min.max(least) || nlist == 0 {
             return Ok(None);
         }
         ffi::limit_threads(options.threads);
@@ -164,7 +168,8 @@ fn train(rows: &Rows, nlist: usize, code: Option<u32>) -> Result<Vec<u8>, IndexE
         None => format!("IVF{nlist},Flat"),
         Some(m) => format!("IVF{nlist},PQ{m}x4fs"),
     };
-    let wanted = (nlist * TRAIN_ROWS_PER_LIST).min(rows.len());
+    let for_code = if code.is_some() { CODE_ROWS } else { 0 };
+    let wanted = (nlist * TRAIN_ROWS_PER_LIST).max(for_code).min(rows.len());
     let mut packed = Vec::with_capacity(wanted * rows.dim());
     for index in 0..wanted {
         packed.extend_from_slice(rows.row(index * rows.len() / wanted));

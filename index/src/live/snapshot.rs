@@ -88,18 +88,21 @@ impl Snapshot {
         let mut open = Vec::with_capacity(queries.len());
         let mut padded = Vec::with_capacity(queries.len());
         for (query, mask) in queries.iter().zip(&masks.of) {
+            // Nothing is wanted: nothing is searched.
+            let idle = query.k == 0;
             padded.push(pad(query.vector));
             let mut top = TopK::new(query.k);
             let (mask, eligible) = masks.get(*mask, self);
-            let answered = way == Way::Planned
-                && self.search_lists(
-                    &padded[padded.len() - 1],
-                    query.k,
-                    (mask, eligible),
-                    effort,
-                    &mut top,
-                    counters,
-                )?;
+            let answered = idle
+                || way == Way::Planned
+                    && self.search_lists(
+                        &padded[padded.len() - 1],
+                        query.k,
+                        (mask, eligible),
+                        effort,
+                        &mut top,
+                        counters,
+                    )?;
             open.push(!answered);
             tops.push(top);
         }
