@@ -102,13 +102,15 @@ pub(crate) fn limit_threads(threads: u16) {
     });
 }
 
-/// Lowers the calling thread's priority, so that background building yields to the request path. A system that refuses is no error.
-pub(crate) fn be_nice(level: i32) {
+/// Lowers the calling thread's priority (niceness 10), for background work that yields to the request path. A system that refuses is no
+/// error.
+pub fn lower_thread_priority() {
+    const NICE: c_int = 10;
     // SAFETY: plain system calls on the calling thread's own id.
     unsafe {
         let thread = libc::syscall(libc::SYS_gettid);
         if let Ok(id) = libc::id_t::try_from(thread) {
-            libc::setpriority(libc::PRIO_PROCESS, id, level);
+            libc::setpriority(libc::PRIO_PROCESS, id, NICE);
         }
     }
 }

@@ -28,7 +28,7 @@ mod topk;
 pub use bitmap::Bitmap;
 pub use error::IndexError;
 pub use exact::ExactRetriever;
-pub use ffi::cpu_supported;
+pub use ffi::{cpu_supported, lower_thread_priority};
 pub use live::{Applied, Change, LiveIndex, Stats};
 pub use options::{DIM_MAX, IndexOptions};
 pub use query::{Hits, K_MAX, Kind, Query, Retriever};

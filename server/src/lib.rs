@@ -20,5 +20,6 @@ pub mod money;
 pub mod pipeline;
 pub mod plans;
 pub mod render;
+pub mod retrieve;
 pub mod runtime;
 pub mod store;

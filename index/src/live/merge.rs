@@ -14,8 +14,6 @@ use crate::live::{Inner, Snapshot};
 use crate::rows::Rows;
 use crate::{IndexError, ffi};
 
-/// Niceness of the merge thread: requests go first.
-const NICE: i32 = 10;
 /// How long the merge thread waits for the last search to leave the former frozen part, so that it frees the memory and no search does.
 const RETIRE_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -41,7 +39,7 @@ fn is_due(inner: &Inner, writer: &Writer) -> bool {
 pub(crate) fn start(inner: &Arc<Inner>, writer: &mut MutexGuard<'_, Writer>) {
     let work = Work::begin(inner, writer);
     let spawned = std::thread::Builder::new().name("index-merge".to_owned()).spawn(move || {
-        ffi::be_nice(NICE);
+        ffi::lower_thread_priority();
         let former = Arc::clone(&work.from.frozen);
         // The outcome is kept for `stats` and for writers who wait.
         let _ = work.run(false);

@@ -10,3 +10,4 @@ mod http_drain;
 mod http_limits;
 mod meters;
 mod wire;
+mod retrieve;
