@@ -2,6 +2,7 @@
 //! JSON object with the same figures.
 
 mod client;
+mod index;
 mod load;
 mod out;
 mod replay;
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// Open-loop load (Poisson arrivals, latency from the scheduled start), one rate or a sweep to the knee
     Load(load::LoadArgs),
+    /// Retrieval: recall and latency of each kind of index under filters, and while items change
+    Index(index::IndexArgs),
     /// Sends recorded requests (JSONL, or bid log lines) and counts the answers
     Replay(replay::ReplayArgs),
 }
@@ -32,6 +35,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Load(args) => load::run(&args),
+        Command::Index(args) => index::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }

@@ -1,8 +1,8 @@
 //! The part of an index that does not change: vectors by row, the slot of each row, and the inverted lists over them.
 
-use crate::lists::Lists;
+use crate::lists::{BuildOptions, Lists};
 use crate::rows::{Rows, normalise};
-use crate::{Bitmap, IndexError};
+use crate::{Bitmap, IndexError, tune};
 
 /// Stands for "this slot has no row".
 pub(crate) const NO_ROW: u32 = u32::MAX;
@@ -28,6 +28,19 @@ impl Frozen {
             row_of[slot as usize] = row;
         }
         Self { rows, slots, row_of, lists }
+    }
+
+    /// From unit vectors and their slots, with lists trained, filled and tuned as `options` say.
+    pub(crate) fn build(rows: Rows, slots: Vec<u32>, options: &BuildOptions<'_>) -> Result<Self, IndexError> {
+        let lists = Lists::build(&rows, &slots, options)?;
+        let mut frozen = Self::new(rows, slots, lists);
+        if let (Some(lists), Some(recall_min)) = (frozen.lists(), options.recall_min) {
+            let probes = tune::probes(&frozen, lists, recall_min, options)?;
+            if let Some(lists) = &mut frozen.lists {
+                lists.set_probes(probes);
+            }
+        }
+        Ok(frozen)
     }
 
     /// Without items.

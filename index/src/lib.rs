@@ -24,6 +24,7 @@ mod recall;
 mod rows;
 mod scan;
 mod topk;
+mod tune;
 
 pub use bitmap::Bitmap;
 pub use error::IndexError;

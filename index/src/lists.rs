@@ -27,6 +27,8 @@ pub(crate) struct Lists {
     /// Rows there were at training: when the index has outgrown them, it is trained again.
     trained_rows: usize,
     compressed: bool,
+    /// Lists to visit without a filter, as tuned; 0 if not tuned.
+    probes: usize,
 }
 
 /// What a build may use.
@@ -34,6 +36,10 @@ pub(crate) struct BuildOptions<'a> {
     pub(crate) kind: Kind,
     pub(crate) rows_min: usize,
     pub(crate) threads: u16,
+    /// Recall that the number of lists to visit is tuned for; none where the caller has set that number.
+    pub(crate) recall_min: Option<f32>,
+    /// Candidates fetched for each result when codes are compressed.
+    pub(crate) overfetch: usize,
     /// Lists whose training may be used again.
     pub(crate) former: Option<&'a Lists>,
     /// Asked between steps: true stops the build.
@@ -84,7 +90,7 @@ impl Lists {
             labels.extend(slots[from..to].iter().map(|&slot| i64::from(slot)));
             ivf.add(&packed, &labels)?;
         }
-        Ok(Self { ivf, template, trained_rows, compressed: code.is_some() })
+        Ok(Self { ivf, template, trained_rows, compressed: code.is_some(), probes: 0 })
     }
 
     /// Whether lists trained then serve `rows` now: the count has not doubled or halved.
@@ -96,7 +102,12 @@ impl Lists {
     }
 
     /// Takes up what was saved, if it fits the frozen rows it comes with.
-    pub(crate) fn restore(saved: &[u8], kind: Kind, dim: usize, rows: usize) -> Result<Self, IndexError> {
+    pub(crate) fn restore(
+        saved: &[u8],
+        kind: Kind,
+        (rows, dim): (usize, usize),
+        probes: usize,
+    ) -> Result<Self, IndexError> {
         let ivf = Ivf::from_bytes(saved)?;
         if ivf.dim() != dim || ivf.len() != rows || !ivf.is_trained() || ivf.nlist() == 0 {
             return Err(IndexError::Faiss {
@@ -104,7 +115,8 @@ impl Lists {
                 message: "it does not fit the saved vectors".to_owned(),
             });
         }
-        Ok(Self { ivf, template: Vec::new(), trained_rows: 0, compressed: matches!(kind, Kind::IvfPq { .. }) })
+        let compressed = matches!(kind, Kind::IvfPq { .. });
+        Ok(Self { probes: probes.min(ivf.nlist()), ivf, template: Vec::new(), trained_rows: 0, compressed })
     }
 
     /// For saving.
@@ -114,7 +126,12 @@ impl Lists {
 
     /// What the planner needs to know.
     pub(crate) fn shape(&self) -> Shape {
-        Shape { rows: self.ivf.len(), nlist: self.ivf.nlist(), compressed: self.compressed }
+        Shape { rows: self.ivf.len(), nlist: self.ivf.nlist(), compressed: self.compressed, probes: self.probes }
+    }
+
+    /// Sets how many lists are visited without a filter.
+    pub(crate) fn set_probes(&mut self, probes: usize) {
+        self.probes = probes;
     }
 
     /// Fetches up to `fetch` slots of `mask` from `nprobe` lists and offers each to `top` under its exact score.

@@ -28,7 +28,6 @@ pub use stats::{Applied, Change, Stats};
 use writer::Writer;
 
 use crate::frozen::{Frozen, arrange};
-use crate::lists::{BuildOptions, Lists};
 use crate::options::IndexOptions;
 use crate::plan::Effort;
 use crate::rows::normalise;
@@ -74,18 +73,8 @@ impl LiveIndex {
     pub fn build(options: IndexOptions, slots: &[u32], vectors: &[f32]) -> Result<Self, IndexError> {
         options.check()?;
         let (rows, slots) = arrange(options.dim, slots, vectors, options.slots_max)?;
-        let lists = Lists::build(
-            &rows,
-            &slots,
-            &BuildOptions {
-                kind: options.kind,
-                rows_min: options.lists_rows_min,
-                threads: options.build_threads,
-                former: None,
-                stop: &|| false,
-            },
-        )?;
-        let snapshot = Snapshot::new(Frozen::new(rows, slots, lists), options.dim);
+        let frozen = Frozen::build(rows, slots, &options.for_build(None, &|| false))?;
+        let snapshot = Snapshot::new(frozen, options.dim);
         Ok(Self::from_snapshot(snapshot, options))
     }
 
@@ -234,6 +223,7 @@ impl LiveIndex {
             tombstones: now.dead(),
             delta_items: now.delta.items(),
             nlist: now.frozen.lists().map_or(0, |lists| lists.shape().nlist),
+            probes: now.frozen.lists().map_or(0, |lists| lists.shape().probes),
             generation: now.generation,
             changes: now.changes,
             merges: writer.merges,

@@ -1,5 +1,6 @@
 //! How a live index is built and how much it may hold.
 
+use crate::lists::{BuildOptions, Lists};
 use crate::{IndexError, Kind, SLOTS_MAX};
 
 /// The widest vector taken.
@@ -8,14 +9,18 @@ const NLIST_MAX: u32 = 65_536;
 const OVERFETCH_MAX: usize = 64;
 
 /// Settings of a [`LiveIndex`](crate::LiveIndex); [`IndexOptions::new`] gives sound ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IndexOptions {
     /// Entries of each vector, 1 to [`DIM_MAX`].
     pub dim: usize,
     /// How to search.
     pub kind: Kind,
-    /// Inverted lists visited without a filter; 0 visits an eighth of them. A narrow filter visits more.
+    /// Inverted lists visited without a filter; 0 visits the fewest that reach `recall_min`, tuned at each build. A narrow filter
+    /// visits more.
     pub nprobe: usize,
+    /// Mean recall against exact search that an unset `nprobe` is tuned for, 0.5 to 1, on queries made from the items. Users' queries may
+    /// differ: the live recall gauge tells.
+    pub recall_min: f32,
     /// Candidates fetched for each result wanted when codes are product-quantised, re-ranked by their exact scores; 1 to 64.
     pub overfetch: usize,
     /// Below this many items no lists are built: scoring all is as fast.
@@ -42,6 +47,7 @@ impl IndexOptions {
             dim,
             kind,
             nprobe: 0,
+            recall_min: 0.95,
             overfetch: 4,
             lists_rows_min: 10_000,
             merge_rows: 4_096,
@@ -70,6 +76,9 @@ impl IndexOptions {
                 }
             }
         }
+        if !(0.5..=1.0).contains(&self.recall_min) {
+            return wrong("recall_min", format!("{} is not within 0.5..=1", self.recall_min));
+        }
         if self.overfetch == 0 || self.overfetch > OVERFETCH_MAX {
             return wrong("overfetch", format!("{} is not within 1..={OVERFETCH_MAX}", self.overfetch));
         }
@@ -89,5 +98,18 @@ impl IndexOptions {
             return wrong("slots_max", "the last 32-bit number stands for no slot".to_owned());
         }
         Ok(())
+    }
+
+    /// What a build takes from here. `former` lends its training; `stop` is asked between steps.
+    pub(crate) fn for_build<'a>(&self, former: Option<&'a Lists>, stop: &'a dyn Fn() -> bool) -> BuildOptions<'a> {
+        BuildOptions {
+            kind: self.kind,
+            rows_min: self.lists_rows_min,
+            threads: self.build_threads,
+            recall_min: (self.nprobe == 0).then_some(self.recall_min),
+            overfetch: self.overfetch,
+            former,
+            stop,
+        }
     }
 }

@@ -46,6 +46,8 @@ struct Manifest {
     delta_slots: Part,
     /// Unit vectors of the new items, f32.
     delta_vectors: Part,
+    /// Lists to visit, as tuned.
+    probes: usize,
     /// The inverted lists in FAISS's format.
     lists: Option<Part>,
 }
@@ -78,6 +80,7 @@ pub(crate) fn save(snapshot: &Snapshot, options: &IndexOptions, directory: &Path
             "delta-vectors",
             &mut new.iter().flat_map(|&(_, place)| delta.row(place)).map(|x| x.to_le_bytes()),
         )?,
+        probes: frozen.lists().map_or(0, |lists| lists.shape().probes),
         lists: match frozen.lists() {
             Some(lists) => Some(parts::write_bytes(directory, "lists", &lists.to_bytes()?)?),
             None => None,
@@ -188,7 +191,7 @@ pub(crate) fn load(directory: &Path, options: &IndexOptions) -> Result<Snapshot,
     let lists = match &manifest.lists {
         Some(part) => {
             let bytes = parts::read(directory, "lists", part)?;
-            Some(Lists::restore(&bytes, manifest.kind, manifest.dim, rows.len())?)
+            Some(Lists::restore(&bytes, manifest.kind, (rows.len(), manifest.dim), manifest.probes)?)
         }
         None => None,
     };

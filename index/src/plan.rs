@@ -9,12 +9,14 @@ pub(crate) struct Shape {
     pub(crate) nlist: usize,
     /// Product-quantised codes rather than whole vectors.
     pub(crate) compressed: bool,
+    /// Lists to visit without a filter, as tuned; 0 if not tuned.
+    pub(crate) probes: usize,
 }
 
 /// What the caller has set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Effort {
-    /// Lists to visit without a filter; 0 for an eighth of them.
+    /// Lists to visit without a filter; 0 for what was tuned, or an eighth of them.
     pub(crate) nprobe: usize,
     /// Candidates fetched for each result wanted, when codes are compressed.
     pub(crate) overfetch: usize,
@@ -47,8 +49,12 @@ pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) ->
     if shape.nlist == 0 || eligible <= k {
         return Method::Exact;
     }
-    let fetch = if shape.compressed { k.saturating_mul(effort.overfetch.max(1)).min(eligible) } else { k };
-    let base = if effort.nprobe == 0 { shape.nlist.div_ceil(8) } else { effort.nprobe };
+    let fetch = fetch_count(shape, effort, eligible, k);
+    let base = match (effort.nprobe, shape.probes) {
+        (0, 0) => shape.nlist.div_ceil(8),
+        (0, tuned) => tuned,
+        (set, _) => set,
+    };
     // A list holds eligible / nlist of the eligible on average.
     let needed = (fetch * CANDIDATES_PER_RESULT).saturating_mul(shape.nlist).div_ceil(eligible);
     let nprobe = base.max(needed);
@@ -59,6 +65,11 @@ pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) ->
         return Method::Exact;
     }
     Method::Lists { nprobe, fetch }
+}
+
+/// Candidates to fetch for `k` results among `eligible`.
+pub(crate) fn fetch_count(shape: Shape, effort: Effort, eligible: usize, k: usize) -> usize {
+    if shape.compressed { k.saturating_mul(effort.overfetch.max(1)).min(eligible) } else { k }
 }
 
 /// Cost of a search of the lists, in exact scorings.
@@ -82,8 +93,8 @@ fn as_f64(count: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const FLAT: Shape = Shape { rows: 100_000, nlist: 632, compressed: false };
-    const PQ: Shape = Shape { rows: 100_000, nlist: 632, compressed: true };
+    const FLAT: Shape = Shape { rows: 100_000, nlist: 632, compressed: false, probes: 0 };
+    const PQ: Shape = Shape { rows: 100_000, nlist: 632, compressed: true, probes: 0 };
     const EFFORT: Effort = Effort { nprobe: 0, overfetch: 4 };
 
     #[test]
@@ -98,7 +109,10 @@ mod tests {
     #[test]
     fn no_filter_uses_the_lists_as_set() {
         assert_eq!(choose(FLAT, EFFORT, 100_000, 200), Method::Lists { nprobe: 79, fetch: 200 });
+        let tuned = Shape { probes: 30, ..FLAT };
+        assert_eq!(choose(tuned, EFFORT, 100_000, 20), Method::Lists { nprobe: 30, fetch: 20 });
         let set = Effort { nprobe: 100, overfetch: 4 };
+        assert_eq!(choose(tuned, set, 100_000, 20), Method::Lists { nprobe: 100, fetch: 20 });
         assert_eq!(choose(PQ, set, 100_000, 200), Method::Lists { nprobe: 100, fetch: 800 });
     }
 
@@ -119,6 +133,9 @@ mod tests {
 
     #[test]
     fn large_k_on_few_rows_is_exact() {
-        assert_eq!(choose(Shape { rows: 500, nlist: 8, compressed: false }, EFFORT, 500, 400), Method::Exact);
+        assert_eq!(
+            choose(Shape { rows: 500, nlist: 8, compressed: false, probes: 0 }, EFFORT, 500, 400),
+            Method::Exact
+        );
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use crate::frozen::Frozen;
-use crate::lists::{BuildOptions, Lists};
 use crate::live::writer::Writer;
 use crate::live::{Inner, Snapshot};
 use crate::rows::Rows;
@@ -128,18 +127,9 @@ impl Work {
             rows.push(delta.row(place));
             slots.push(slot);
         }
-        let lists = Lists::build(
-            &rows,
-            &slots,
-            &BuildOptions {
-                kind: self.inner.options.kind,
-                rows_min: self.inner.options.lists_rows_min,
-                threads: self.inner.options.build_threads,
-                former: frozen.lists().filter(|_| !train_again),
-                stop: &|| self.inner.closing.load(Ordering::Relaxed),
-            },
-        )?;
-        Ok(Frozen::new(rows, slots, lists))
+        let former = frozen.lists().filter(|_| !train_again);
+        let stop = || self.inner.closing.load(Ordering::Relaxed);
+        Frozen::build(rows, slots, &self.inner.options.for_build(former, &stop))
     }
 }
 

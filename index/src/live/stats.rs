@@ -45,6 +45,8 @@ pub struct Stats {
     pub delta_items: usize,
     /// Inverted lists in use; 0 while every search is exact.
     pub nlist: usize,
+    /// Inverted lists visited without a filter, as tuned; 0 where the option sets the number.
+    pub probes: usize,
     /// Frozen parts made so far: raised by each merge.
     pub generation: u64,
     /// Changes taken.

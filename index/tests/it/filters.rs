@@ -96,6 +96,10 @@ fn recall_on_clustered_items_is_high_and_reported() {
             "few eligible items are scored exactly: {report}"
         );
         assert_eq!(report.lines[0].eligible, 4_000);
+        let modest = IndexOptions { recall_min: 0.6, ..index.options().clone() };
+        let modest = LiveIndex::build(modest, &slots, &vectors).unwrap().stats().probes;
+        let tuned = index.stats().probes;
+        assert!(0 < modest && modest < tuned && tuned < 64, "more recall takes more lists: {modest}, {tuned}");
         assert!(report.to_string().contains("half"));
     }
     let exact = recall_report(&naive.exact(32), &asked, 20, &filters).unwrap();
@@ -145,6 +149,7 @@ fn bad_items_and_options_are_refused_and_change_nothing() {
     assert_eq!(field(IndexOptions::new(8, Kind::IvfPq { nlist: 0, m: 3 })), "kind.m");
     assert_eq!(field(IndexOptions::new(8, Kind::IvfFlat { nlist: 1 << 20 })), "kind.nlist");
     assert_eq!(field(IndexOptions { overfetch: 0, ..good.clone() }), "overfetch");
+    assert_eq!(field(IndexOptions { recall_min: f32::NAN, ..good.clone() }), "recall_min");
     assert_eq!(field(IndexOptions { merge_rows: 0, ..good.clone() }), "merge_rows");
     assert_eq!(field(IndexOptions { build_threads: 0, ..good.clone() }), "build_threads");
     assert_eq!(field(IndexOptions { slots_max: u32::MAX, ..good }), "slots_max");
