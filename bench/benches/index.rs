@@ -1,6 +1,5 @@
 //! Criterion benches of retrieval: each kind, with and without a filter.
 
-#![expect(missing_docs, reason = "criterion's macro makes an undocumented function")]
 #![expect(clippy::unwrap_used, reason = "a bench stops at the first fault")]
 
 #[path = "../src/index/world.rs"]

@@ -239,8 +239,7 @@ fn read_rows(
     let mut rows = Rows::with_capacity(dim, count);
     for (row, vector) in values.chunks_exact(dim).enumerate() {
         let squares: f32 = vector.iter().map(|x| x * x).sum();
-        // NaN fails the comparison too.
-        if !((squares - 1.0).abs() < 1e-3) {
+        if !squares.is_finite() || (squares - 1.0).abs() > 1e-3 {
             return Err(damaged(&parts::path(directory, name, part), format!("vector {row} is not of length 1")));
         }
         rows.push(vector);

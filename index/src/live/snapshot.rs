@@ -93,16 +93,8 @@ impl Snapshot {
             padded.push(pad(query.vector));
             let mut top = TopK::new(query.k);
             let (mask, eligible) = masks.get(*mask, self);
-            let answered = idle
-                || way == Way::Planned
-                    && self.search_lists(
-                        &padded[padded.len() - 1],
-                        query.k,
-                        (mask, eligible),
-                        effort,
-                        &mut top,
-                        counters,
-                    )?;
+            let one = One { query: &padded[padded.len() - 1], k: query.k, mask, eligible };
+            let answered = idle || way == Way::Planned && self.search_lists(&one, effort, &mut top, counters)?;
             open.push(!answered);
             tops.push(top);
         }
@@ -124,13 +116,12 @@ impl Snapshot {
     /// Tries the lists; true when `top` then holds as many of the frozen items as there can be.
     fn search_lists(
         &self,
-        query: &[f32],
-        k: usize,
-        (mask, eligible): (&Bitmap, usize),
+        one: &One<'_>,
         effort: Effort,
         top: &mut TopK,
         counters: &Counters,
     ) -> Result<bool, IndexError> {
+        let One { query, k, mask, eligible } = *one;
         let Some(lists) = self.frozen.lists() else { return Ok(false) };
         let Method::Lists { nprobe, fetch } = choose(lists.shape(), effort, eligible, k) else { return Ok(false) };
         lists.search(&self.frozen, &Probe { query, mask, eligible, nprobe, fetch }, top)?;
@@ -164,6 +155,17 @@ impl Snapshot {
         }
         Ok(masks)
     }
+}
+
+/// One query over the frozen part.
+struct One<'a> {
+    /// Padded.
+    query: &'a [f32],
+    k: usize,
+    /// The slots it may return.
+    mask: &'a Bitmap,
+    /// How many those are.
+    eligible: usize,
 }
 
 /// The frozen slots each query may return.

@@ -9,5 +9,5 @@ mod http_caps;
 mod http_drain;
 mod http_limits;
 mod meters;
-mod wire;
 mod retrieve;
+mod wire;
