@@ -1,15 +1,21 @@
 //! HTTP/1.1 from the socket to the handler: [`listener`] accepts and caps, [`connection`] times and answers, [`body`] reads
 //! within limits, [`respond`] shapes answers and errors. What is answered is the business of a [`Handler`].
 
+pub mod bid;
 pub mod body;
 pub mod connection;
+pub mod events;
+pub mod json;
 pub mod listener;
+pub mod notice;
 pub mod notices;
 pub mod openrtb;
 mod panics;
+pub mod rank;
 mod registry;
 pub mod request;
 pub mod respond;
+pub mod routes;
 mod watched;
 
 pub use body::BodyError;

@@ -194,6 +194,12 @@ impl Ledger {
         self.book.poison.reason()
     }
 
+    /// Holds that no notice has ended yet.
+    #[must_use]
+    pub fn open_holds(&self) -> usize {
+        self.book.open_holds()
+    }
+
     /// Counts since the start.
     #[must_use]
     pub fn counters(&self) -> &Counters {

@@ -3,7 +3,9 @@
 //! The rooms, in the order a request walks through them, are listed in `docs/architecture.md`.
 //! [`pipeline`] tells the story of one request.
 
+pub mod actions;
 pub mod admin;
+pub mod app;
 pub mod auction;
 pub mod batch;
 pub mod catalog;

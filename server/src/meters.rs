@@ -9,8 +9,8 @@ mod process;
 mod stages;
 
 pub use labels::{
-    Bound, Cache, CacheOutcome, ConnectionEnd, DegradeStep, Endpoint, EventOutcome, Held, Label, Leniency, NoBidReason,
-    Notice, NoticeOutcome, Port, Queue, Records, Stage, StatusClass,
+    Bound, Cache, CacheOutcome, ConnectionEnd, DegradeStep, Endpoint, EventOutcome, Held, Label, NoBid, Notice,
+    NoticeOutcome, Port, Queue, Records, Stage, StatusClass,
 };
 pub use metrics::{Counter, Gauge, Histogram};
 pub use stages::StageTimes;
@@ -105,9 +105,9 @@ meters! {
     /// Bids made.
     bids: Counter = counter("longbow_bids_total");
     /// Bid requests answered without a bid, by the main reason.
-    no_bids: ByLabel<NoBidReason, Counter> = counters("longbow_no_bids_total", "reason");
+    no_bids: ByLabel<NoBid, Counter> = counters("longbow_no_bids_total", "reason");
     /// Plans turned down for a request, by reason.
-    plans_filtered: ByLabel<NoBidReason, Counter> = counters("longbow_plans_filtered_total", "reason");
+    plans_filtered: ByLabel<crate::auction::NoBidReason, Counter> = counters("longbow_plans_filtered_total", "reason");
     /// Steps taken down the ladder to answer in time.
     degraded: ByLabel<DegradeStep, Counter> = counters("longbow_degraded_total", "step");
     /// Lookups in caches.
@@ -137,7 +137,7 @@ meters! {
     /// Behaviour events by outcome.
     events: ByLabel<EventOutcome, Counter> = counters("longbow_events_total", "outcome");
     /// Values that break the rules of OpenRTB and were understood anyway.
-    leniencies: ByLabel<Leniency, Counter> = counters("longbow_leniencies_total", "kind");
+    leniencies: ByLabel<crate::http::openrtb::Leniency, Counter> = counters("longbow_leniencies_total", "kind");
     /// Recall of recent sampled searches against exact search; 1 until the first sample.
     recall: Gauge = gauge("longbow_recall_ratio");
     /// Searches that were repeated exactly.

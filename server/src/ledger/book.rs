@@ -169,6 +169,10 @@ impl Book {
         (Some(hold.amount), refill)
     }
 
+    pub(crate) fn open_holds(&self) -> usize {
+        self.open_holds.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn holds_ended(&self, n: usize) {
         self.open_holds.fetch_sub(n, Ordering::Relaxed);
     }

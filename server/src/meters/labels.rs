@@ -70,8 +70,8 @@ impl Endpoint {
             "/v1/events" => Self::Events,
             "/livez" | "/readyz" | "/metrics" | "/config" => Self::Health,
             _ if path.starts_with("/openrtb2/") => Self::Bid,
-            _ if path.starts_with("/v1/notices/") || path.starts_with("/n/") => Self::Notice,
-            _ if path.starts_with("/v1/click") || path.starts_with("/c/") => Self::Click,
+            _ if path.starts_with("/notice/click") => Self::Click,
+            _ if path.starts_with("/notice/") => Self::Notice,
             _ if ["/v1/plans", "/v1/items", "/v1/creatives"].iter().any(|p| path.starts_with(p)) => Self::Catalog,
             _ => Self::Other,
         }
@@ -176,58 +176,34 @@ label! {
 }
 
 label! {
-    /// Why a plan, an imp or a request got no bid.
-    NoBidReason {
+    /// Why a bid request got no bid; the reasons of single plans are [`crate::auction::NoBidReason`].
+    NoBid {
         /// The request left too little time.
         TooLittleTime = "too_little_time",
         /// The deadline passed on the way.
         Deadline = "deadline",
         /// A queue was full.
         QueueFull = "queue_full",
-        /// The server is leaving.
-        Draining = "draining",
+        /// Warming up, or leaving.
+        NotReady = "not_ready",
         /// The ledger takes no holds.
         LedgerPoisoned = "ledger_poisoned",
-        /// The device failed.
-        DeviceFault = "device_fault",
-        /// An imp of a kind that is not served (audio, for example).
+        /// A part of the server failed.
+        Failed = "failed",
+        /// No imp offers a form that is served (audio only, for example).
         UnsupportedImp = "unsupported_imp",
-        /// A currency without a rate.
+        /// The slot must be secure and our own URLs are not.
+        NotSecure = "not_secure",
+        /// No rate for a currency.
         Currency = "currency",
-        /// Nothing in the catalogue fits.
-        NoCandidate = "no_candidate",
-        /// The plan is paused.
-        Paused = "paused",
-        /// Before the plan's start or after its end.
-        OutOfSchedule = "out_of_schedule",
-        /// The plan has no free budget.
-        Budget = "budget",
-        /// The plan's pace held it back.
-        Paced = "paced",
-        /// Advertiser blocked (badv).
-        BlockedAdvertiser = "blocked_advertiser",
-        /// Category blocked (bcat).
-        BlockedCategory = "blocked_category",
-        /// Creative attribute blocked (battr).
-        BlockedAttribute = "blocked_attribute",
-        /// Seat not allowed (wseat, bseat).
-        Seat = "seat",
-        /// A private auction without a deal of the plan.
-        Deal = "deal",
-        /// No creative of the size.
-        Size = "size",
-        /// No creative of the form, type or length.
-        Format = "format",
-        /// No creative in the language.
-        Language = "language",
-        /// The bid is below the floor.
-        BelowFloor = "below_floor",
-        /// The predicted value is worth no bid.
+        /// No plan passes the filters.
+        NothingEligible = "nothing_eligible",
+        /// No candidate's value reaches a price.
         LowValue = "low_value",
-        /// Another plan bid more.
-        Outbid = "outbid",
-        /// An internal fault.
-        Internal = "internal",
+        /// No candidate's bid reaches the floor.
+        BelowFloor = "below_floor",
+        /// The ledger did not hold the money.
+        NotHeld = "not_held",
     }
 }
 
@@ -238,8 +214,6 @@ label! {
         StaleState = "stale_state",
         /// A shorter history.
         ShortHistory = "short_history",
-        /// Fewer candidates.
-        FewerCandidates = "fewer_candidates",
         /// No answer.
         NoBid = "no_bid",
     }
@@ -250,8 +224,10 @@ label! {
     Cache {
         /// User states (K/V blocks).
         State = "state",
-        /// Histories.
+        /// Histories as stored.
         History = "history",
+        /// Histories as the model reads them.
+        Window = "window",
         /// Eligibility bitmaps.
         Filter = "filter",
     }
@@ -274,10 +250,8 @@ label! {
 label! {
     /// A bounded queue.
     Queue {
-        /// Encodes waiting for the device.
-        Encode = "encode",
-        /// Scores waiting for the device.
-        Score = "score",
+        /// Encodes and scores waiting for the device.
+        Device = "device",
         /// Background refreshes.
         Refresh = "refresh",
         /// Searches.
@@ -302,6 +276,8 @@ label! {
         Billing = "billing",
         /// lurl
         Loss = "loss",
+        /// The pixel of a shown ad.
+        Impression = "impression",
         /// Click redirect.
         Click = "click",
     }
@@ -348,28 +324,6 @@ label! {
 }
 
 label! {
-    /// A value that breaks a rule of OpenRTB and was understood anyway.
-    Leniency {
-        /// A whole number written as 933.33 or 933.0.
-        FractionalInteger = "fractional_integer",
-        /// A number in quotes.
-        QuotedNumber = "quoted_number",
-        /// A text where an identifier was written as a number.
-        NumericId = "numeric_id",
-        /// null for a list or an object.
-        Null = "null",
-        /// One value for a list.
-        SingleForList = "single_for_list",
-        /// true or false for 0 or 1.
-        Boolean = "boolean",
-        /// A list with values that are ignored.
-        IgnoredElement = "ignored_element",
-        /// Anything else.
-        Other = "other",
-    }
-}
-
-label! {
     /// Records of the catalogue.
     Records {
         /// Plans.
@@ -408,5 +362,39 @@ label! {
         RequestTime = "request_time",
         /// A line of an import over its size.
         ImportLine = "import_line",
+    }
+}
+
+/// Labels that other rooms keep: their names and order are theirs.
+impl Label for crate::auction::NoBidReason {
+    const ALL: &'static [Self] = Self::ALL;
+    fn name(&self) -> &'static str {
+        (*self).as_str()
+    }
+    fn index(&self) -> usize {
+        (*self).index()
+    }
+}
+
+impl Label for crate::http::openrtb::Leniency {
+    const ALL: &'static [Self] = &Self::ALL;
+    fn name(&self) -> &'static str {
+        self.label()
+    }
+    fn index(&self) -> usize {
+        *self as usize
+    }
+}
+
+impl From<crate::http::notices::NoticeKind> for Notice {
+    fn from(kind: crate::http::notices::NoticeKind) -> Self {
+        use crate::http::notices::NoticeKind;
+        match kind {
+            NoticeKind::Win => Self::Win,
+            NoticeKind::Billing => Self::Billing,
+            NoticeKind::Loss => Self::Loss,
+            NoticeKind::Impression => Self::Impression,
+            NoticeKind::Click => Self::Click,
+        }
     }
 }

@@ -28,6 +28,8 @@ pub enum CatalogKind {
     Item,
     /// [`crate::plans::Creative`].
     Creative,
+    /// State that the server learned, by name.
+    Learned,
 }
 
 impl CatalogKind {
@@ -36,6 +38,7 @@ impl CatalogKind {
             Self::Plan => 1,
             Self::Item => 2,
             Self::Creative => 3,
+            Self::Learned => 4,
         }
     }
 }

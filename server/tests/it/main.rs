@@ -5,9 +5,15 @@
 mod admin;
 mod batch_plan;
 mod config;
+mod e2e_bid;
+mod e2e_feed;
 mod http_caps;
 mod http_drain;
 mod http_limits;
+mod markup_check;
 mod meters;
+mod openrtb_validate;
 mod retrieve;
+mod shared;
 mod wire;
+mod world;

@@ -1,6 +1,6 @@
 //! Every series stands at zero from the start, with proper names.
 
-use longbow::meters::{Endpoint, Label as _, Meters, NoBidReason, Stage, StageTimes, StatusClass};
+use longbow::meters::{Endpoint, Label as _, Meters, NoBid, Stage, StageTimes, StatusClass};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ fn all_series_are_there_at_zero() {
     }
     let count = |prefix: &str| samples.iter().filter(|(series, _)| series.starts_with(prefix)).count();
     assert_eq!(count("longbow_requests_total{"), Endpoint::ALL.len() * StatusClass::ALL.len());
-    assert_eq!(count("longbow_no_bids_total{"), NoBidReason::ALL.len());
+    assert_eq!(count("longbow_no_bids_total{"), NoBid::ALL.len());
     assert_eq!(count("longbow_stage_seconds_count{"), Stage::ALL.len());
     assert!(text.contains("longbow_stage_seconds_bucket{stage=\"parse\",le=\"0.00005\"} 0"), "buckets start at 50 us");
     assert!(text.contains("longbow_batch_rows_bucket{le=\"2048\"} 0"));
@@ -44,7 +44,7 @@ fn all_series_are_there_at_zero() {
 fn what_is_counted_shows() {
     let meters = Meters::new();
     meters.requests.of(Endpoint::Bid, StatusClass::NoContent).increment(2);
-    meters.no_bids.of(NoBidReason::BelowFloor).increment(1);
+    meters.no_bids.of(NoBid::BelowFloor).increment(1);
     let start = Instant::now();
     let mut times = StageTimes::from(start);
     times.end(Stage::Parse, start + Duration::from_micros(60));

@@ -1,0 +1,164 @@
+//! The rooms put together: what every request, the control thread and the admin port share.
+
+mod accounts;
+mod catalogue;
+mod control;
+mod extras;
+mod ids;
+mod keys;
+mod late;
+mod records;
+mod seen;
+mod start;
+
+pub use accounts::Accounts;
+pub use ids::BidIds;
+pub use records::Records;
+pub use seen::Seen;
+pub use start::{Bound, Stores, serve};
+
+use crate::auction::choose::Chooser;
+use crate::auction::pace::{ControlsHandle, Outcomes};
+use crate::batch::DeviceHandle;
+use crate::catalog::{CatalogHandle, EligibilityCache};
+use crate::config::Config;
+use crate::deadline::{Deadline, WallClock};
+use crate::events::EventLog;
+use crate::http::notices::NoticeSigner;
+use crate::ids::ItemSlot;
+use crate::ledger::Ledger;
+use crate::meters::Meters;
+use crate::money::FxTable;
+use crate::pipeline::{WindowCache, encode_share};
+use crate::retrieve::SearchHandle;
+use crate::runtime::Lifecycle;
+use crate::store::UserStore;
+use arc_swap::ArcSwap;
+use longbow_index::LiveIndex;
+use longbow_model::ItemTable;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Everything a request may need. Shared as `Arc<App>`; every part is usable through `&self`.
+pub struct App {
+    /// Settings.
+    pub config: Config,
+    /// Time.
+    pub clock: Arc<dyn WallClock>,
+    /// Exchange rates.
+    pub fx: FxTable,
+    /// Plans, items, creatives.
+    pub catalog: CatalogHandle,
+    /// Answers of eligibility.
+    pub filters: EligibilityCache,
+    /// What the last control tick decided.
+    pub controls: ControlsHandle,
+    /// Posteriors of creatives.
+    pub chooser: Chooser,
+    /// Results of plans.
+    pub outcomes: Outcomes,
+    /// Money.
+    pub ledger: Ledger,
+    /// Accounts by plan slot.
+    pub accounts: Accounts,
+    /// Histories.
+    pub users: Arc<dyn UserStore>,
+    /// Every event ever accepted.
+    pub log: Arc<dyn EventLog>,
+    /// The encoder.
+    pub device: DeviceHandle,
+    /// The search thread.
+    pub search: SearchHandle,
+    /// What it searches.
+    pub index: Arc<LiveIndex>,
+    /// Item embeddings.
+    pub items: Arc<ArcSwap<ItemTable>>,
+    /// Histories as the model reads them.
+    pub windows: WindowCache,
+    /// Retrieval query of a user without a history: the middle of all items.
+    pub everyman: ArcSwap<Box<[f32]>>,
+    /// Signs and checks notices.
+    pub signer: NoticeSigner,
+    /// Counted impressions and clicks.
+    pub seen: Seen,
+    /// Numbers of bids.
+    pub bid_ids: BidIds,
+    /// Under which exchanges reach the public port; no slash at the end.
+    pub public_url: String,
+    /// Version of the model, as answers show it.
+    pub model_version: String,
+    /// Heads of the model.
+    pub tasks: usize,
+    /// Metrics.
+    pub meters: Arc<Meters>,
+    /// Phase of the process.
+    pub lifecycle: Lifecycle,
+    no_bids_seen: AtomicU64,
+}
+
+impl App {
+    /// Kept back from a deadline for pricing and the reply.
+    #[must_use]
+    pub fn margin(&self) -> Duration {
+        Duration::from_millis(self.config.batch.deadline_margin_ms)
+    }
+
+    /// When an encode must be done for the rest of the request to be.
+    #[must_use]
+    pub fn encode_deadline(&self, deadline: Deadline, now: Instant) -> Deadline {
+        Deadline::after(now, encode_share(deadline.left(now).saturating_sub(self.margin())))
+    }
+
+    /// Seconds that a bid holds money.
+    #[must_use]
+    pub fn hold_seconds(&self) -> i64 {
+        i64::try_from(self.config.ledger.hold_seconds).unwrap_or(i64::MAX)
+    }
+
+    /// Seed of everything drawn for one auction: the same request under the same state is answered the same.
+    #[must_use]
+    pub fn seed_of(&self, auction_id: &str) -> u64 {
+        let digest = Sha256::digest(auction_id.as_bytes());
+        let mut first = [0u8; 8];
+        first.copy_from_slice(&digest[..8]);
+        u64::from_le_bytes(first) ^ self.config.auction.seed
+    }
+
+    /// True when slots that demand https can be answered: trackers load from our own URL.
+    #[must_use]
+    pub fn secure(&self) -> bool {
+        self.public_url.starts_with("https://")
+    }
+
+    /// Cosine of a query and each item: the retrieval score of items that a caller named.
+    #[must_use]
+    pub fn similarities(&self, query: &[f32], items: &[ItemSlot]) -> Vec<f32> {
+        let table = self.items.load();
+        let mut row = vec![0.0; table.dim()];
+        let mut cosine = |item: ItemSlot| {
+            if !table.normalised(item, &mut row) {
+                return 0.0;
+            }
+            row.iter().zip(query).map(|(a, b)| a * b).sum()
+        };
+        items.iter().map(|&item| cosine(item)).collect()
+    }
+
+    /// True for the share of requests whose reasons are logged if they get no bid.
+    #[must_use]
+    pub fn sample_no_bid(&self) -> bool {
+        let share = self.config.log.no_bid_sample;
+        if share <= 0.0 {
+            return false;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive interval; `as` saturates"
+        )]
+        let every = (1.0 / share).round().max(1.0) as u64;
+        self.no_bids_seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(every)
+    }
+}

@@ -1,0 +1,168 @@
+//! The control thread: the tick that paces plans, sweeps that bound memory, gauges, and what must survive a restart.
+
+use super::App;
+use crate::auction::pace::{ControlLoop, PlanTotals};
+use crate::batch::{Degrade, Health};
+use crate::ids::Id;
+use crate::meters::{Cache, DegradeStep, Held, Queue, Records};
+use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use longbow_index::Retriever;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often learned state is written.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Names of learned state in the store.
+pub(super) const CHOOSER: &str = "chooser";
+pub(super) const OUTCOMES: &str = "outcomes";
+pub(super) const CONTROLS: &str = "controls";
+
+/// The running thread; ends when dropped or stopped, after a last save.
+pub(super) struct ControlThread {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ControlThread {
+    /// Runs a first tick, so that plans are live when this returns, and starts the thread.
+    pub(super) fn start(app: Arc<App>, store: Arc<CatalogStore>, pacing: ControlLoop) -> std::io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let runtime = tokio::runtime::Handle::current();
+        let mut control = Control { app, store, pacing, saved: Instant::now(), runtime };
+        control.tick();
+        let run = move || control.run(&stopped);
+        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for ControlThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Control {
+    app: Arc<App>,
+    store: Arc<CatalogStore>,
+    pacing: ControlLoop,
+    saved: Instant,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Control {
+    fn run(mut self, stopped: &Receiver<()>) {
+        let every = Duration::from_millis(self.app.config.auction.tick_ms);
+        while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+            self.tick();
+            if self.saved.elapsed() >= SAVE_EVERY {
+                self.save();
+            }
+        }
+        self.save();
+    }
+
+    fn tick(&mut self) {
+        let app = &*self.app;
+        let catalog = app.catalog.snapshot();
+        app.accounts.refresh(&catalog, &app.ledger);
+        #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are below 2^53")]
+        let now = app.clock.micros() as f64 / 1e6;
+        let mut money = [0_i64; 4];
+        let controls = self.pacing.tick(now, &catalog, |slot, plan| {
+            let balance = app.accounts.of(slot).and_then(|account| app.ledger.balance(account)).unwrap_or_default();
+            let columns = [balance.granted, balance.spent, balance.held, balance.free];
+            money.iter_mut().zip(columns).for_each(|(sum, column)| *sum = sum.saturating_add(column.0));
+            let earned = app.outcomes.of(slot).earned(&plan.goal);
+            PlanTotals { spent: balance.spent, free: balance.free, earned }
+        });
+        app.controls.store(controls);
+        app.show_money(money);
+        app.show_health();
+        app.show_rooms();
+    }
+
+    /// Writes what was learned. A failed write is logged and tried again at the next interval: nothing of it is money.
+    fn save(&mut self) {
+        self.saved = Instant::now();
+        let catalog = self.app.catalog.snapshot();
+        let states = [
+            (CHOOSER, serde_json::to_vec(&self.app.chooser.save(&catalog))),
+            (OUTCOMES, serde_json::to_vec(&self.app.outcomes.save(&catalog))),
+            (CONTROLS, serde_json::to_vec(&self.pacing.save())),
+        ];
+        let record = |(name, json): (&str, Result<Vec<u8>, _>)| {
+            Some(CatalogRecord { kind: CatalogKind::Learned, id: Id::from(name), json: json.ok()? })
+        };
+        let records = states.into_iter().filter_map(record).collect();
+        if let Err(error) = self.runtime.block_on(self.store.put_many(records)) {
+            tracing::warn!(%error, "learned state was not saved");
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges")]
+impl App {
+    fn show_money(&self, [granted, spent, held, free]: [i64; 4]) {
+        for (column, amount) in [(Held::Granted, granted), (Held::Spent, spent), (Held::Held, held), (Held::Free, free)]
+        {
+            self.meters.money.of(column).set(amount as f64 / 1e6);
+        }
+        self.meters.holds.set(self.ledger.open_holds() as f64);
+    }
+
+    /// Readiness follows what is broken; a device or ledger that failed stays failed until a restart.
+    fn show_health(&self) {
+        if let Some(reason) = self.ledger.poisoned() {
+            self.meters.ledger_poisoned.set(1.0);
+            self.lifecycle.not_ready("ledger", format!("poisoned, restart the server: {reason}"));
+        }
+        if let Health::Failed(reason) = self.device.health() {
+            self.lifecycle.not_ready("device", format!("lost, restart the server: {reason}"));
+        }
+        self.meters.ready.set(f64::from(u8::from(self.lifecycle.readiness().ready)));
+    }
+
+    /// Gauges and counters of the rooms that keep their own figures.
+    fn show_rooms(&self) {
+        let (meters, device, search) = (&self.meters, self.device.stats(), self.search.stats());
+        meters.queue_depth.of(Queue::Device).set(device.waiting.load(Relaxed) as f64);
+        meters.queue_depth.of(Queue::Refresh).set(device.background_waiting.load(Relaxed) as f64);
+        meters.queue_depth.of(Queue::Retrieve).set(search.waiting.load(Relaxed) as f64);
+        meters.queue_full.of(Queue::Device).absolute(device.queue_full.load(Relaxed));
+        meters.queue_full.of(Queue::Refresh).absolute(device.refresh_refused.load(Relaxed));
+        meters.queue_full.of(Queue::Retrieve).absolute(search.queue_full.load(Relaxed));
+        let dropped = device.expired.load(Relaxed) + device.cancelled.load(Relaxed) + device.too_late.load(Relaxed);
+        meters.queue_dropped.of(Queue::Device).absolute(dropped);
+        meters
+            .queue_dropped
+            .of(Queue::Retrieve)
+            .absolute(search.expired.load(Relaxed) + search.cancelled.load(Relaxed));
+        meters.cache_bytes.of(Cache::State).set(device.cache_bytes.load(Relaxed) as f64);
+        meters.cache_bytes.of(Cache::Window).set(self.windows.bytes() as f64);
+        meters.degraded.of(DegradeStep::StaleState).absolute(device.replies(Degrade::Stale).load(Relaxed));
+        meters.degraded.of(DegradeStep::ShortHistory).absolute(device.replies(Degrade::Recent).load(Relaxed));
+        meters.degraded.of(DegradeStep::NoBid).absolute(device.too_late.load(Relaxed));
+        meters.device_faults.absolute(device.failed.load(Relaxed));
+        let index = self.index.stats();
+        meters.index_items.set(self.index.len() as f64);
+        meters.index_delta.set(index.delta_items as f64);
+        meters.index_rebuilds.absolute(index.merges);
+    }
+
+    /// Number of records, after a change.
+    pub(super) fn show_counts(&self, catalog: &crate::catalog::Catalog) {
+        let (items, plans, creatives) = catalog.counts();
+        for (kind, count) in [(Records::Items, items), (Records::Plans, plans), (Records::Creatives, creatives)] {
+            self.meters.records.of(kind).set(count as f64);
+        }
+        self.meters.catalog_version.set(catalog.version() as f64);
+    }
+}

@@ -1,0 +1,72 @@
+//! The admin port beyond health and records: explanations and users.
+
+use super::App;
+use crate::http::openrtb;
+use crate::http::respond::{self, Fault};
+use crate::http::{Request, Response};
+use crate::ids::Id;
+use crate::pipeline::explain::explain;
+use hyper::{Method, StatusCode};
+use serde::Serialize;
+
+/// Answers `POST /openrtb2/bid?explain=1` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
+pub(super) async fn handle(app: &App, mut request: Request) -> Response {
+    let path = request.path().to_owned();
+    let result = match (path.as_str(), path.strip_prefix("/v1/users/")) {
+        ("/openrtb2/bid", _) => explained(app, &mut request).await,
+        (_, Some(user)) => of_user(app, &request, user).await,
+        _ => Err(Fault::not_found(&format!("`{path}`"))),
+    };
+    // Errors carry a JSON body here also under the bid path: the reader is a person.
+    result.unwrap_or_else(Fault::json)
+}
+
+async fn explained(app: &App, request: &mut Request) -> Result<Response, Fault> {
+    if request.method != Method::POST {
+        return Err(Fault::method(&request.method, "POST"));
+    }
+    if request.query("explain").as_deref() != Some("1") {
+        return Err(Fault::invalid(
+            "explain",
+            "this port does not bid; add ?explain=1 to learn what would be bid and why",
+        ));
+    }
+    let bytes = request.bytes(app.config.http.body_bytes_max).await.map_err(|error| error.fault())?;
+    let bid_request = openrtb::parse(&bytes).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
+    Ok(respond::json(StatusCode::OK, &Box::pin(explain(app, &bid_request)).await))
+}
+
+#[derive(Serialize)]
+struct UserFacts {
+    user: Id,
+    events: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_time: Option<i64>,
+}
+
+async fn of_user(app: &App, request: &Request, user: &str) -> Result<Response, Fault> {
+    let decoded = percent_encoding::percent_decode_str(user).decode_utf8();
+    let decoded = decoded.map_err(|_| Fault::invalid("user", "is not UTF-8"))?;
+    let user = Id::from(&*decoded);
+    let failed = |error: crate::store::StoreError| Fault::unavailable(error.to_string(), app.config.http.retry_after_s);
+    match request.method {
+        Method::GET => {
+            let history = app.users.load(&user).await.map_err(failed)?;
+            let times = &history.times;
+            let facts = UserFacts {
+                user,
+                events: times.len(),
+                first_time: times.first().copied(),
+                last_time: times.last().copied(),
+            };
+            Ok(respond::json(StatusCode::OK, &facts))
+        }
+        Method::DELETE => {
+            app.users.delete(&user).await.map_err(failed)?;
+            Ok(respond::no_content())
+        }
+        _ => Err(Fault::method(&request.method, "GET, DELETE")),
+    }
+}

@@ -1,0 +1,354 @@
+//! The catalogue as the admin port changes it: one writer keeps snapshot, item table, index, ledger and store in step.
+//!
+//! Order of a write: budget (ledger), snapshot, index, store. The answer leaves when the record is durable. A crash in between
+//! leaves at most a budget without its plan, which spends nothing.
+
+use super::App;
+use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written, merge_patch};
+use crate::catalog::{Applied, ApplyError, Catalog, Change, ChangeError};
+use crate::http::{Request, Response};
+use crate::ids::{Id, ItemKey};
+use crate::ledger::BudgetError;
+use crate::plans::{Creative, FieldError, Item, Plan};
+use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
+use longbow_model::ItemTable;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// Implements [`CatalogAdmin`] over the rooms of an [`App`].
+pub struct Records {
+    app: Arc<App>,
+    store: Arc<CatalogStore>,
+    /// Writers take turns; readers never wait for them.
+    turn: Mutex<()>,
+}
+
+/// A checked record on its way in.
+#[derive(Clone, Debug)]
+enum Record {
+    Item(Item),
+    Plan(Plan),
+    Creative(Creative),
+}
+
+impl Record {
+    /// Reads and checks one record; the error names the field.
+    fn parse(kind: Kind, value: Value, dimension: usize) -> Result<Self, FieldError> {
+        fn typed<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
+            serde_path_to_error::deserialize(value).map_err(|error| {
+                let path = error.path().to_string();
+                let field = if path == "." { "record".to_owned() } else { path };
+                FieldError::new(field, error.into_inner().to_string())
+            })
+        }
+        Ok(match kind {
+            Kind::Items => {
+                let item: Item = typed(value)?;
+                item.validate(dimension)?;
+                Self::Item(item)
+            }
+            Kind::Plans => {
+                let plan: Plan = typed(value)?;
+                plan.validate()?;
+                Self::Plan(plan)
+            }
+            Kind::Creatives => {
+                let creative: Creative = typed(value)?;
+                creative.validate()?;
+                Self::Creative(creative)
+            }
+        })
+    }
+
+    fn id(&self) -> &Id {
+        match self {
+            Self::Item(item) => &item.id,
+            Self::Plan(plan) => &plan.id,
+            Self::Creative(creative) => &creative.id,
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        let value = match self {
+            Self::Item(item) => serde_json::to_value(item),
+            Self::Plan(plan) => serde_json::to_value(plan),
+            Self::Creative(creative) => serde_json::to_value(creative),
+        };
+        // Plain data always serialises.
+        value.unwrap_or_default()
+    }
+
+    fn to_durable(&self) -> CatalogRecord {
+        let kind = match self {
+            Self::Item(_) => CatalogKind::Item,
+            Self::Plan(_) => CatalogKind::Plan,
+            Self::Creative(_) => CatalogKind::Creative,
+        };
+        CatalogRecord { kind, id: self.id().clone(), json: self.to_value().to_string().into_bytes() }
+    }
+}
+
+/// The change that brings an item in. An item that neither the catalogue nor the model knows gets the next row of the table from
+/// its content vector.
+///
+/// # Errors
+/// A content vector that is missing, or that differs from the one the item is served by.
+pub(super) fn item_change(catalog: &Catalog, table: &mut ItemTable, item: Item) -> Result<Change, FieldError> {
+    let key = ItemKey::parse(item.id.as_str()).ok_or_else(|| FieldError::new("id", "is no identifier"))?;
+    if let Some(slot) = catalog.row_of(key) {
+        let served = catalog.item(slot).map(|entry| &entry.record.vector);
+        if served.is_some_and(|vector| *vector != item.vector) {
+            let fault = "cannot change while the item is served: user states were computed with it; use a new id";
+            return Err(FieldError::new("vector", fault));
+        }
+        return Ok(Change::Item(item));
+    }
+    if item.vector.is_empty() {
+        let fault =
+            format!("is missing: the model does not know this item, so it needs {} numbers", table.content_dim());
+        return Err(FieldError::new("vector", fault));
+    }
+    let slot = table.append(&item.vector).map_err(|error| FieldError::new("vector", error.to_string()))?;
+    Ok(Change::ItemAt(item, slot))
+}
+
+fn refused(error: ChangeError) -> FieldError {
+    match error {
+        ChangeError::Invalid(error) => error,
+        other => FieldError::new("id", other.to_string()),
+    }
+}
+
+impl Records {
+    /// The catalogue of `app`, with its durable records in `store`.
+    #[must_use]
+    pub fn new(app: Arc<App>, store: Arc<CatalogStore>) -> Self {
+        Self { app, store, turn: Mutex::new(()) }
+    }
+
+    /// Writes checked records; a bad one does not stop the others. One result for each, in order.
+    async fn write(&self, records: Vec<Record>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
+        let mut results: Vec<Result<(), FieldError>> = Vec::new();
+        results.resize_with(records.len(), || Ok(()));
+        self.set_budgets(&records, &mut results).await?;
+        let mut changes: Vec<(usize, Change)> = Vec::new();
+        {
+            let catalog = self.app.catalog.snapshot();
+            let mut table = ItemTable::clone(&self.app.items.load());
+            let rows = table.rows();
+            for (place, record) in
+                records.iter().enumerate().filter(|(place, _)| results[*place].is_ok()).collect::<Vec<_>>()
+            {
+                let change = match record.clone() {
+                    Record::Item(item) => item_change(&catalog, &mut table, item),
+                    Record::Plan(plan) => Ok(Change::Plan(plan)),
+                    Record::Creative(creative) => Ok(Change::Creative(creative)),
+                };
+                match change {
+                    Ok(change) => changes.push((place, change)),
+                    Err(error) => results[place] = Err(error),
+                }
+            }
+            if table.rows() > rows {
+                // Before the catalogue: whoever finds the item there finds its row.
+                self.app.items.store(Arc::new(table));
+            }
+        }
+        let applied = self.apply(changes, &mut results);
+        self.after(&applied)?;
+        let durable: Vec<CatalogRecord> = (records.iter().zip(&results))
+            .filter(|(_, result)| result.is_ok())
+            .map(|(record, _)| record.to_durable())
+            .collect();
+        self.store.put_many(durable).await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+        Ok(results)
+    }
+
+    /// Applies what can be applied: each refused change is taken out and the rest tried again.
+    fn apply(&self, mut changes: Vec<(usize, Change)>, results: &mut [Result<(), FieldError>]) -> Vec<Applied> {
+        // Bounded by the number of changes: every round takes one out or ends.
+        while !changes.is_empty() {
+            match self.app.catalog.apply(changes.iter().map(|(_, change)| change.clone()).collect()) {
+                Ok(applied) => return vec![applied],
+                Err(ApplyError { index, error }) => {
+                    let (place, _) = changes.remove(index);
+                    results[place] = Err(refused(error));
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Grants the budgets of plans. A budget that the ledger refuses is the record's fault, not the server's.
+    async fn set_budgets(
+        &self,
+        records: &[Record],
+        results: &mut [Result<(), FieldError>],
+    ) -> Result<(), CatalogError> {
+        let catalog = self.app.catalog.snapshot();
+        for (record, result) in records.iter().zip(results) {
+            let Record::Plan(plan) = record else { continue };
+            let before = catalog.plan_slot(&plan.id).and_then(|slot| catalog.plan(slot)).map(|entry| &entry.record);
+            if before.is_some_and(|before| before.currency != plan.currency) {
+                *result = Err(FieldError::new("currency", "cannot change: money was granted in it; make a new plan"));
+                continue;
+            }
+            match self.app.ledger.set_budget(&plan.id, plan.budget_micros).await {
+                Ok(_) => {}
+                Err(error @ (BudgetError::BelowCommitted { .. } | BudgetError::BadAmount { .. })) => {
+                    let text = error.to_string();
+                    let fault = text.strip_prefix("budget_micros: ").unwrap_or(&text);
+                    *result = Err(FieldError::new("budget_micros", fault));
+                }
+                Err(BudgetError::Busy) => return Err(CatalogError::Overloaded),
+                Err(error) => return Err(CatalogError::Unavailable(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings index, accounts and gauges in step with a new snapshot.
+    fn after(&self, applied: &[Applied]) -> Result<(), CatalogError> {
+        let catalog = self.app.catalog.snapshot();
+        for applied in applied {
+            self.app.index_items(&catalog, applied).map_err(CatalogError::Unavailable)?;
+        }
+        self.app.accounts.refresh(&catalog, &self.app.ledger);
+        self.app.show_counts(&catalog);
+        Ok(())
+    }
+
+    fn read(&self, kind: Kind, id: &Id) -> Option<Value> {
+        let catalog = self.app.catalog.snapshot();
+        let record = match kind {
+            Kind::Items => Record::Item(Item::clone(&catalog.item(catalog.item_slot(id)?)?.record)),
+            Kind::Plans => Record::Plan(Plan::clone(&catalog.plan(catalog.plan_slot(id)?)?.record)),
+            Kind::Creatives => Record::Creative(Creative::clone(&catalog.creative(catalog.creative_slot(id)?)?.record)),
+        };
+        Some(record.to_value())
+    }
+
+    async fn put_one(&self, kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
+        let id = Id::from(id);
+        let exists = self.read(kind, &id).is_some();
+        if exists && mode == WriteMode::Create {
+            return Err(CatalogError::Exists);
+        }
+        let record = Record::parse(kind, record, self.dimension())?;
+        let written = record.to_value();
+        match self.write(vec![record]).await?.pop() {
+            Some(Err(error)) => Err(error.into()),
+            _ => Ok(Written { record: written, created: !exists }),
+        }
+    }
+
+    fn dimension(&self) -> usize {
+        self.app.items.load().content_dim()
+    }
+}
+
+fn durable_kind(kind: Kind) -> CatalogKind {
+    match kind {
+        Kind::Items => CatalogKind::Item,
+        Kind::Plans => CatalogKind::Plan,
+        Kind::Creatives => CatalogKind::Creative,
+    }
+}
+
+impl CatalogAdmin for Records {
+    async fn list(&self, kind: Kind, page: Page) -> Result<Listing, CatalogError> {
+        let catalog = self.app.catalog.snapshot();
+        let mut ids: Vec<&Id> = match kind {
+            Kind::Items => catalog.items().map(|(_, entry)| &entry.record.id).collect(),
+            Kind::Plans => catalog.plans().map(|(_, entry)| &entry.record.id).collect(),
+            Kind::Creatives => catalog.creatives().map(|(_, entry)| &entry.record.id).collect(),
+        };
+        let total = ids.len();
+        if let Some(after) = &page.after {
+            ids.retain(|id| id.as_str() > after.as_str());
+        }
+        ids.sort_unstable();
+        let more = ids.len() > page.limit;
+        ids.truncate(page.limit);
+        let next = ids.last().filter(|_| more).map(|id| id.to_string());
+        let records = ids.into_iter().filter_map(|id| self.read(kind, id)).collect();
+        Ok(Listing { records, next, total })
+    }
+
+    async fn get(&self, kind: Kind, id: &str) -> Result<Value, CatalogError> {
+        self.read(kind, &Id::from(id)).ok_or(CatalogError::NotFound)
+    }
+
+    async fn put(&self, kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
+        let _turn = self.turn.lock().await;
+        self.put_one(kind, id, record, mode).await
+    }
+
+    async fn patch(&self, kind: Kind, id: &str, patch: Value) -> Result<Written, CatalogError> {
+        let _turn = self.turn.lock().await;
+        let mut record = self.read(kind, &Id::from(id)).ok_or(CatalogError::NotFound)?;
+        merge_patch(&mut record, &patch);
+        self.put_one(kind, id, record, WriteMode::Upsert).await
+    }
+
+    async fn delete(&self, kind: Kind, id: &str) -> Result<(), CatalogError> {
+        let _turn = self.turn.lock().await;
+        let id = Id::from(id);
+        let change = match kind {
+            Kind::Items => Change::DeleteItem(id.clone()),
+            Kind::Plans => Change::DeletePlan(id.clone()),
+            Kind::Creatives => Change::DeleteCreative(id.clone()),
+        };
+        let before = self.app.catalog.snapshot();
+        let applied = self.app.catalog.apply(vec![change]).map_err(|ApplyError { error, .. }| match error {
+            ChangeError::NotFound { .. } => CatalogError::NotFound,
+            ChangeError::Invalid(error) => CatalogError::Conflict(error.fault),
+            other => CatalogError::Conflict(other.to_string()),
+        })?;
+        // A plan takes its creatives along.
+        let mut gone = vec![(durable_kind(kind), id)];
+        let creatives = applied.creatives_removed.iter().filter_map(|&slot| before.creative(slot));
+        gone.extend(creatives.map(|entry| (CatalogKind::Creative, entry.record.id.clone())));
+        gone.dedup();
+        self.after(&[applied])?;
+        self.store.delete(gone).await.map_err(|error| CatalogError::Unavailable(error.to_string()))
+    }
+
+    async fn import(&self, kind: Kind, values: Vec<Value>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
+        let _turn = self.turn.lock().await;
+        let dimension = self.dimension();
+        let parsed: Vec<Result<Record, FieldError>> =
+            values.into_iter().map(|value| Record::parse(kind, value, dimension)).collect();
+        let mut results: Vec<Result<(), FieldError>> =
+            parsed.iter().map(|record| record.as_ref().map(|_| ()).map_err(Clone::clone)).collect();
+        let places: Vec<usize> = (0..results.len()).filter(|&place| results[place].is_ok()).collect();
+        let written = self.write(parsed.into_iter().flatten().collect()).await?;
+        for (place, result) in places.into_iter().zip(written) {
+            results[place] = result;
+        }
+        Ok(results)
+    }
+
+    async fn balance(&self, plan: &str) -> Result<Balance, CatalogError> {
+        let id = Id::from(plan);
+        let catalog = self.app.catalog.snapshot();
+        let entry = catalog.plan_slot(&id).and_then(|slot| catalog.plan(slot)).ok_or(CatalogError::NotFound)?;
+        let account = self.app.ledger.account(&id).ok_or(CatalogError::NotFound)?;
+        let balance = self.app.ledger.balance(account).ok_or(CatalogError::NotFound)?;
+        Ok(Balance {
+            plan: plan.to_owned(),
+            currency: entry.record.currency,
+            granted_micros: balance.granted,
+            spent_micros: balance.spent,
+            held_micros: balance.held,
+            free_micros: balance.free,
+            late_micros: balance.late,
+        })
+    }
+
+    async fn other(&self, request: Request) -> Response {
+        super::extras::handle(&self.app, request).await
+    }
+}

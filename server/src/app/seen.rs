@@ -1,0 +1,53 @@
+//! Which impressions and clicks were counted: each bid once.
+
+use crate::http::notices::NoticeKind;
+use crate::ledger::BidId;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+
+/// Entries in one generation; two are kept, so the last half million to a million reports are remembered.
+const GENERATION: usize = 500_000;
+
+/// A bounded memory of counted reports. Callers repeat notices and browsers reload pixels; a count must not follow. Lost on
+/// restart: a report repeated across one is counted twice, which feedback bears and money (the ledger) does not depend on.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<Generations>);
+
+#[derive(Debug, Default)]
+struct Generations {
+    new: HashSet<(u128, bool)>,
+    old: HashSet<(u128, bool)>,
+}
+
+impl Seen {
+    /// True the first time that a bid's impression or click is reported.
+    pub fn first(&self, kind: NoticeKind, bid: BidId) -> bool {
+        let key = (bid.0, kind == NoticeKind::Click);
+        let mut seen = self.0.lock();
+        if seen.old.contains(&key) || !seen.new.insert(key) {
+            return false;
+        }
+        if seen.new.len() >= GENERATION {
+            seen.old = std::mem::take(&mut seen.new);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_counts_once_and_memory_is_bounded() {
+        let seen = Seen::default();
+        assert!(seen.first(NoticeKind::Click, BidId(1)));
+        assert!(!seen.first(NoticeKind::Click, BidId(1)));
+        assert!(seen.first(NoticeKind::Impression, BidId(1)), "another kind");
+        for bid in 10..10 + GENERATION as u128 * 3 {
+            assert!(seen.first(NoticeKind::Click, BidId(bid)));
+        }
+        let inner = seen.0.lock();
+        assert!(inner.new.len() + inner.old.len() <= 2 * GENERATION);
+    }
+}

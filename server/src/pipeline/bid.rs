@@ -1,0 +1,370 @@
+//! What an exchange is offered: filters, the shared stages, prices, the auction inside the response, creatives, holds.
+
+use super::{Asked, Prediction, Stop, Understood, retrieve, score, understand};
+use crate::app::App;
+use crate::auction::NoBidReason;
+use crate::auction::pace::Controls;
+use crate::auction::price::{Market, PriceInput, Priced, bid};
+use crate::auction::select::{Candidate, Selection};
+use crate::auction::slot::{Slot, Terms};
+use crate::batch::Degrade;
+use crate::catalog::{Catalog, Decided, Eligible};
+use crate::http::openrtb::BidRequest;
+use crate::ids::{CreativeSlot, ItemSlot, PlanSlot};
+use crate::ledger::{BidId, ReserveError};
+use crate::meters::{NoBid, Stage, StageTimes};
+use crate::money::{Currency, Micros};
+use crate::render::fits;
+use longbow_model::Scores;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Winners refused by the ledger or the final check before the rest is given up: a bound on the work of one response.
+const REFUSALS_MAX: usize = 64;
+
+/// One bid, held and ready to be written.
+#[derive(Clone, Debug)]
+pub struct Won {
+    /// Position of its slot in the request.
+    pub slot: usize,
+    /// Who pays.
+    pub plan: PlanSlot,
+    /// What is advertised.
+    pub item: ItemSlot,
+    /// What is shown.
+    pub creative: CreativeSlot,
+    /// Its price.
+    pub priced: Priced,
+    /// What the model expects.
+    pub prediction: Prediction,
+    /// Key of its hold.
+    pub bid_id: BidId,
+}
+
+/// Everything decided for one request.
+#[derive(Debug)]
+pub struct Decision {
+    /// The snapshot that slots refer to.
+    pub catalog: Arc<Catalog>,
+    /// Bids, strongest first.
+    pub bids: Vec<Won>,
+    /// Currency of the response.
+    pub currency: Currency,
+    /// Why there are none, if so.
+    pub no_bid: NoBid,
+    /// Form of the history that was used; `None` if the model was not asked.
+    pub degrade: Option<Degrade>,
+    /// How often each reason turned something down, by [`NoBidReason::index`].
+    pub reasons: Reasons,
+}
+
+/// Reasons met on the way: counts for meters and, if asked for, the farthest reason of each plan.
+#[derive(Clone, Debug)]
+pub struct Reasons {
+    counts: [u32; NoBidReason::ALL.len()],
+    by_plan: Option<HashMap<PlanSlot, NoBidReason>>,
+}
+
+impl Reasons {
+    /// Counts only, or with a trace by plan.
+    #[must_use]
+    pub fn new(traced: bool) -> Self {
+        Self { counts: [0; NoBidReason::ALL.len()], by_plan: traced.then(HashMap::new) }
+    }
+
+    fn note(&mut self, plan: Option<PlanSlot>, reason: NoBidReason) {
+        self.counts[reason.index()] += 1;
+        if let (Some(plan), Some(trace)) = (plan, &mut self.by_plan) {
+            let farthest = trace.entry(plan).or_insert(reason);
+            *farthest = reason.max(*farthest);
+        }
+    }
+
+    /// Reasons that occurred, with their counts.
+    pub fn counts(&self) -> impl Iterator<Item = (NoBidReason, u32)> + '_ {
+        NoBidReason::ALL.iter().map(|&reason| (reason, self.counts[reason.index()])).filter(|&(_, count)| count > 0)
+    }
+
+    /// The farthest reason of each plan that met one, if traced.
+    #[must_use]
+    pub fn by_plan(&self) -> Option<&HashMap<PlanSlot, NoBidReason>> {
+        self.by_plan.as_ref()
+    }
+
+    fn had(&self, reason: NoBidReason) -> bool {
+        self.counts[reason.index()] > 0
+    }
+}
+
+/// How a request is to be decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// Keep the farthest reason of each plan.
+    pub traced: bool,
+    /// Hold money for the bids (not for `test = 1` and not for explanations).
+    pub hold: bool,
+}
+
+/// A slot that may be answered, with what the later stages need of it.
+struct Offer<'a> {
+    position: usize,
+    slot: &'a Slot,
+    market: Market<'a>,
+    eligible: Arc<Eligible>,
+}
+
+/// Decides a bid request. What was held is released again if the caller drops the decision unanswered only by expiry, so call
+/// it when the answer will be sent.
+///
+/// # Errors
+/// [`Stop`] when a stage could not be done; a request that simply gets no bid is a [`Decision`] without bids.
+pub async fn decide(
+    app: &App,
+    request: &BidRequest,
+    asked: &Asked,
+    mode: Mode,
+    times: &mut StageTimes,
+) -> Result<Decision, Stop> {
+    let catalog = app.catalog.snapshot();
+    let controls = app.controls.load();
+    let mut decision = Decision {
+        catalog: Arc::clone(&catalog),
+        bids: Vec::new(),
+        currency: Currency::USD,
+        no_bid: NoBid::NothingEligible,
+        degrade: None,
+        reasons: Reasons::new(mode.traced),
+    };
+    let offers = offers(app, request, (&catalog, &controls), &mut decision);
+    if offers.is_empty() {
+        return Ok(decision);
+    }
+    let understood = understand(app, asked, &catalog, times).await?;
+    decision.degrade = Some(understood.degrade);
+    let (items, scores) = candidates(app, &understood, &offers, asked, times).await?;
+    if items.is_empty() {
+        return Ok(decision);
+    }
+    let predictions = Predictions { items: &items, scores: &scores };
+    let mut priced = price_all(app, &predictions, (&catalog, &controls), &offers, &mut decision.reasons);
+    times.end(Stage::Price, Instant::now());
+    decision.no_bid = no_bid_of(&decision.reasons);
+    let stage = Choosing { app, terms: &request.terms, offers: &offers, catalog: &catalog, predictions: &predictions };
+    stage.choose(&mut priced, &mut decision, mode);
+    times.end(Stage::Choose, Instant::now());
+    if mode.traced {
+        for (plan, _) in catalog.plans().filter(|(plan, _)| offers.iter().any(|o| o.eligible.plans.get(*plan))) {
+            let met = decision.reasons.by_plan().is_some_and(|trace| trace.contains_key(&plan));
+            if !met && !decision.bids.iter().any(|won| won.plan == plan) {
+                decision.reasons.note(Some(plan), NoBidReason::NotRetrieved);
+            }
+        }
+    }
+    Ok(decision)
+}
+
+/// The slots that some plan may answer. A request without any costs no device time.
+fn offers<'a>(
+    app: &'a App,
+    request: &'a BidRequest,
+    (catalog, controls): (&Catalog, &Controls),
+    decision: &mut Decision,
+) -> Vec<Offer<'a>> {
+    let mut offers = Vec::new();
+    let usable = request.slots.iter().enumerate().filter(|(_, slot)| slot.offers_anything());
+    for (position, slot) in usable.take(app.config.auction.imps_max) {
+        if slot.secure && !app.secure() {
+            // Our click and impression URLs would be http in a slot that must load https only.
+            decision.reasons.note(None, NoBidReason::NotSecure);
+            decision.no_bid = NoBid::NotSecure;
+            continue;
+        }
+        match Market::new(&request.terms, slot, &app.fx) {
+            Ok(market) => {
+                decision.currency = market.currency();
+                let eligible = app.filters.get(catalog, &controls.live, &request.terms, slot);
+                if eligible.item_count > 0 {
+                    offers.push(Offer { position, slot, market, eligible });
+                }
+            }
+            Err(reason) => {
+                decision.reasons.note(None, reason);
+                decision.no_bid = NoBid::Currency;
+            }
+        }
+    }
+    if !request.slots.iter().any(Slot::offers_anything) {
+        decision.no_bid = NoBid::UnsupportedImp;
+    }
+    offers
+}
+
+/// Retrieves for each slot and scores the union once.
+async fn candidates(
+    app: &App,
+    understood: &Understood,
+    offers: &[Offer<'_>],
+    asked: &Asked,
+    times: &mut StageTimes,
+) -> Result<(Vec<ItemSlot>, Scores), Stop> {
+    let auction = &app.config.auction;
+    // Many slots share the work of about four.
+    let k = (auction.candidates * 4 / offers.len().max(4)).max(16);
+    let filters = offers.iter().map(|offer| Arc::clone(&offer.eligible.items)).collect();
+    let hits = retrieve(app, understood, filters, (k, asked.deadline), times).await?;
+    let mut items: Vec<ItemSlot> = hits.iter().flat_map(|hits| hits.slots.iter().copied()).collect();
+    items.sort_unstable();
+    items.dedup();
+    items.truncate(auction.candidates_max);
+    if items.is_empty() {
+        return Ok((items, Scores { tasks: 0, probs: Vec::new() }));
+    }
+    let scores = score(app, understood, items.clone(), asked.deadline, times).await?;
+    Ok((items, scores))
+}
+
+/// Scored items, ascending.
+struct Predictions<'a> {
+    items: &'a [ItemSlot],
+    scores: &'a Scores,
+}
+
+impl Predictions<'_> {
+    fn of(&self, item: ItemSlot) -> Prediction {
+        let row = self.items.binary_search(&item).ok().filter(|&row| row < self.scores.len());
+        Prediction::of(row.map_or(&[], |row| self.scores.row(row)))
+    }
+}
+
+/// Order value that a prediction stands for, rounded down.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "`as` saturates, the ledger bounds amounts"
+)]
+fn order_value(price: Micros, prediction: Prediction) -> Micros {
+    Micros((price.0 as f64 * prediction.value).floor() as i64)
+}
+
+fn price_all(
+    app: &App,
+    predictions: &Predictions<'_>,
+    (catalog, controls): (&Catalog, &Controls),
+    offers: &[Offer<'_>],
+    reasons: &mut Reasons,
+) -> Vec<Candidate> {
+    let mut priced = Vec::with_capacity(predictions.items.len() * offers.len());
+    for (position, &item) in predictions.items.iter().enumerate() {
+        let Some(entry) = catalog.item(item) else { continue };
+        let prediction = Prediction::of(predictions.scores.row(position));
+        let order_value = order_value(entry.record.price_micros, prediction);
+        for offer in offers {
+            for plan in offer.eligible.plans_of(catalog, item) {
+                let Some(record) = catalog.plan(plan).map(|entry| &*entry.record) else { continue };
+                let input = PriceInput {
+                    plan: record,
+                    p_click: prediction.click,
+                    p_conversion: prediction.conversion,
+                    order_value,
+                    multiplier: controls.multiplier(plan),
+                    free: app.accounts.free(&app.ledger, plan),
+                    shading: 1.0,
+                };
+                match bid(&input, &offer.market) {
+                    Ok(price) => priced.push(Candidate { slot: offer.position, plan, item, priced: price }),
+                    Err(reason) => reasons.note(Some(plan), reason),
+                }
+            }
+        }
+    }
+    priced
+}
+
+/// The label of a request whose every candidate was turned down, from what happened most often last on the way.
+fn no_bid_of(reasons: &Reasons) -> NoBid {
+    if reasons.had(NoBidReason::LedgerRefused) {
+        NoBid::NotHeld
+    } else if reasons.had(NoBidReason::BelowFloor) {
+        NoBid::BelowFloor
+    } else {
+        NoBid::LowValue
+    }
+}
+
+/// What choosing reads.
+struct Choosing<'a> {
+    app: &'a App,
+    terms: &'a Terms,
+    offers: &'a [Offer<'a>],
+    catalog: &'a Catalog,
+    predictions: &'a Predictions<'a>,
+}
+
+impl Choosing<'_> {
+    /// Fills slots with the strongest candidates whose creative passes the final check and whose money is held.
+    fn choose(&self, priced: &mut Vec<Candidate>, decision: &mut Decision, mode: Mode) {
+        let seed = self.app.seed_of(&self.terms.auction_id);
+        let met: Vec<PlanSlot> = if mode.traced { priced.iter().map(|c| c.plan).collect() } else { Vec::new() };
+        let mut selection = Selection::new(priced, seed);
+        let mut refusals = 0;
+        while let Some(candidate) = selection.strongest()
+            && refusals < REFUSALS_MAX
+        {
+            match self.dress(&candidate, seed, mode) {
+                Ok(won) => {
+                    decision.bids.push(won);
+                    selection.accept(&candidate);
+                }
+                Err(reason) => {
+                    refusals += 1;
+                    decision.reasons.note(Some(candidate.plan), reason);
+                    match reason {
+                        NoBidReason::LedgerRefused | NoBidReason::BudgetExhausted => {
+                            selection.refuse_plan(candidate.plan)
+                        }
+                        _ => selection.refuse(&candidate),
+                    }
+                }
+            }
+        }
+        if decision.bids.is_empty() {
+            decision.no_bid = no_bid_of(&decision.reasons);
+        }
+        for plan in met {
+            if !decision.bids.iter().any(|won| won.plan == plan) {
+                decision.reasons.note(Some(plan), NoBidReason::LostInternalAuction);
+            }
+        }
+    }
+
+    /// Picks the creative of a candidate, checks the whole bid once more from the records, and holds its money.
+    fn dress(&self, candidate: &Candidate, seed: u64, mode: Mode) -> Result<Won, NoBidReason> {
+        let &Candidate { slot, plan, item, priced } = candidate;
+        let offer = self.offers.iter().find(|offer| offer.position == slot).ok_or(NoBidReason::FinalCheckFailed)?;
+        let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(plan) << 32 | u64::from(item)) ^ slot as u64);
+        let shows = |creative: &CreativeSlot| {
+            let entry = self.catalog.creative(*creative);
+            entry.is_some_and(|entry| fits(self.terms, offer.slot, &entry.record).is_ok())
+        };
+        let creatives = offer.eligible.creatives(self.catalog, plan, item).filter(shows);
+        let creative = self.app.chooser.choose(self.catalog, creatives, &mut rng).ok_or(NoBidReason::NoCreativeFits)?;
+        let creative = creative.creative;
+        let now_micros = self.app.clock.micros();
+        let now = now_micros.div_euclid(1_000_000);
+        let decided = Decided { plan, item, creative: Some(creative), deal: priced.deal };
+        self.catalog.final_check(self.terms, offer.slot, decided, now)?;
+        let bid_id = self.app.bid_ids.next(now_micros);
+        if mode.hold {
+            let account = self.app.accounts.of(plan).ok_or(NoBidReason::LedgerRefused)?;
+            let expires_at = now + self.app.hold_seconds();
+            self.app.ledger.reserve(account, bid_id, priced.hold, expires_at).map_err(|error| match error {
+                ReserveError::BudgetSpent => NoBidReason::BudgetExhausted,
+                _ => NoBidReason::LedgerRefused,
+            })?;
+        }
+        Ok(Won { slot, plan, item, creative, priced, prediction: self.predictions.of(item), bid_id })
+    }
+}

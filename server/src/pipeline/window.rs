@@ -1,0 +1,195 @@
+//! A user's history as the model reads it: the newest events, items as rows of the item table.
+//!
+//! Translating 10,000 keys takes a few hundred microseconds, so the result is kept for users that come back. An entry holds
+//! while the history is the very same object and no item was added to the catalogue since.
+
+use crate::batch::UserWindow;
+use crate::catalog::Catalog;
+use crate::ids::{ItemKey, ItemSlot};
+use crate::store::History;
+use longbow_model::window_start;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bytes of one event in a window: row, action, time.
+const EVENT_BYTES: usize = 4 + 2 + 8;
+
+/// What the model allows a window to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowLimits {
+    /// `max_sequence_len` of the model.
+    pub events_max: usize,
+    /// Rows of the model's own item table, padding included: items it does not know are read as one of these rows.
+    pub model_rows: ItemSlot,
+    /// Number of actions of the model; 0 if it reads none.
+    pub actions: u16,
+}
+
+impl WindowLimits {
+    /// The row for an item: its own if the catalogue or the model knows it, else one chosen by hash (the hashing trick of
+    /// ranking models), so that unknown items still tell users apart and the same item always reads the same.
+    fn row(&self, catalog: &Catalog, key: ItemKey) -> ItemSlot {
+        catalog.row_of(key).unwrap_or_else(|| {
+            let spread = key.0.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let rows = u64::from(self.model_rows.max(2) - 1);
+            ItemSlot::try_from(spread % rows).unwrap_or(0) + 1
+        })
+    }
+
+    /// Translates the part of a history that the model reads.
+    #[must_use]
+    pub fn translate(&self, catalog: &Catalog, history: &History) -> UserWindow {
+        let start = window_start(history.items.len(), self.events_max);
+        // A model without actions ignores them; one with fewer reads an unknown action as its last.
+        let highest = if self.actions == 0 { u16::MAX } else { self.actions - 1 };
+        UserWindow {
+            items: history.items[start..].iter().map(|&key| self.row(catalog, key)).collect(),
+            actions: history.actions[start..].iter().map(|&action| action.min(highest)).collect(),
+            times: history.times[start..].to_vec(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    history: Arc<History>,
+    item_slots: ItemSlot,
+    window: Arc<UserWindow>,
+    used: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<u128, Entry>,
+    bytes: usize,
+    clock: u64,
+}
+
+/// Windows of recent users within a byte budget; the least recently used make room.
+#[derive(Debug)]
+pub struct WindowCache {
+    state: Mutex<State>,
+    bytes_max: usize,
+    limits: WindowLimits,
+}
+
+fn bytes(window: &UserWindow) -> usize {
+    window.len() * EVENT_BYTES + 128
+}
+
+impl WindowCache {
+    /// An empty cache of at most `bytes_max` bytes.
+    #[must_use]
+    pub fn new(limits: WindowLimits, bytes_max: usize) -> Self {
+        Self { state: Mutex::default(), bytes_max, limits }
+    }
+
+    /// What the model allows.
+    #[must_use]
+    pub fn limits(&self) -> &WindowLimits {
+        &self.limits
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    /// The window of `user`, whose history is `history`. The lock is not held while a history is translated.
+    #[must_use]
+    pub fn get(&self, user: u128, history: &Arc<History>, catalog: &Catalog) -> Arc<UserWindow> {
+        let item_slots = catalog.item_slots();
+        {
+            let mut state = self.state.lock();
+            state.clock += 1;
+            let now = state.clock;
+            if let Some(entry) = state.entries.get_mut(&user)
+                && Arc::ptr_eq(&entry.history, history)
+                && entry.item_slots == item_slots
+            {
+                entry.used = now;
+                return Arc::clone(&entry.window);
+            }
+        }
+        let window = Arc::new(self.limits.translate(catalog, history));
+        self.keep(user, Entry { history: Arc::clone(history), item_slots, window: Arc::clone(&window), used: 0 });
+        window
+    }
+
+    fn keep(&self, user: u128, mut entry: Entry) {
+        let size = bytes(&entry.window);
+        if size > self.bytes_max {
+            return;
+        }
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        entry.used = state.clock;
+        state.bytes += size;
+        if let Some(old) = state.entries.insert(user, entry) {
+            state.bytes -= bytes(&old.window);
+        }
+        if state.bytes > self.bytes_max {
+            self.evict(state);
+        }
+    }
+
+    /// Throws out the older half by use: one pass over the entries pays for many insertions.
+    fn evict(&self, state: &mut State) {
+        let mut used: Vec<u64> = state.entries.values().map(|entry| entry.used).collect();
+        let middle = used.len() / 2;
+        let (_, &mut cut, _) = used.select_nth_unstable(middle);
+        state.entries.retain(|_, entry| entry.used > cut);
+        state.bytes = state.entries.values().map(|entry| bytes(&entry.window)).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{CatalogHandle, CatalogOptions};
+
+    fn history(items: &[i64]) -> Arc<History> {
+        let (actions, times) = (vec![9; items.len()], (0..).take(items.len()).collect());
+        Arc::new(History { items: items.iter().map(|&key| ItemKey(key)).collect(), actions, times })
+    }
+
+    fn catalog(known: &[(i64, u32)]) -> CatalogHandle {
+        let options = CatalogOptions { item_dimension: 4, first_new_item: 100 };
+        CatalogHandle::new(options, known.iter().map(|&(key, row)| (ItemKey(key), row))).unwrap()
+    }
+
+    const LIMITS: WindowLimits = WindowLimits { events_max: 16, model_rows: 100, actions: 8 };
+
+    #[test]
+    fn known_items_keep_their_rows_and_unknown_ones_share_the_table() {
+        let catalog = catalog(&[(7, 42)]).snapshot();
+        let window = LIMITS.translate(&catalog, &history(&[7, -8_991_000_000_000_000_001, 7]));
+        assert_eq!((window.items[0], window.items[2]), (42, 42));
+        assert!((1..100).contains(&window.items[1]), "row 0 is padding");
+        assert_eq!(window.actions, [7, 7, 7], "an unknown action reads as the last known");
+    }
+
+    #[test]
+    fn a_long_history_is_cut_to_the_window_in_blocks() {
+        let catalog = catalog(&[]).snapshot();
+        let window = LIMITS.translate(&catalog, &history(&(0..17).collect::<Vec<_>>()));
+        assert!(window.len() <= 16);
+        assert_eq!(*window.times.last().unwrap(), 16, "the newest events stay");
+    }
+
+    #[test]
+    fn an_entry_serves_its_own_history_only_and_the_budget_holds() {
+        let catalog = catalog(&[]).snapshot();
+        let cache = WindowCache::new(LIMITS, 4_096);
+        let first = history(&[1, 2]);
+        let window = cache.get(1, &first, &catalog);
+        assert!(Arc::ptr_eq(&window, &cache.get(1, &first, &catalog)));
+        assert!(!Arc::ptr_eq(&window, &cache.get(1, &history(&[1, 2, 3]), &catalog)), "a new history is read anew");
+        for user in 0..200 {
+            let _ = cache.get(user, &history(&[5; 16]), &catalog);
+        }
+        assert!(cache.state.lock().bytes <= 4_096);
+    }
+}
