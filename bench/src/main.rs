@@ -1,6 +1,7 @@
 //! `longbow-bench`: load, replay and kernel benches. Every command prints a table; with `--json` the last line is one
 //! JSON object with the same figures.
 
+mod auction;
 mod client;
 mod index;
 mod load;
@@ -24,6 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Bidding policies against a synthetic market: value, budget, return
+    Auction(auction::AuctionArgs),
     /// Open-loop load (Poisson arrivals, latency from the scheduled start), one rate or a sweep to the knee
     Load(load::LoadArgs),
     /// Retrieval: recall and latency of each kind of index under filters, and while items change
@@ -34,6 +37,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Auction(args) => auction::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Index(args) => index::run(&args),
         Command::Replay(args) => replay::run(&args),

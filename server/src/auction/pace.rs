@@ -6,7 +6,8 @@
 //!
 //! "Earned" makes the three goals one: it is the spend that the results so far justify. For a return goal that is order
 //! value / target, for a cost per conversion conversions x target, for a cost per click clicks x target. A plan meets its
-//! goal while `earned >= spent`.
+//! goal while `earned >= spent`. "Expected" is the same from predictions: the sum of [`super::price::Priced::value`] over
+//! the impressions bought. It is known at once and has no luck in it, but may be biased.
 
 mod controls;
 mod outcomes;
@@ -31,6 +32,10 @@ pub struct PlanObservation {
     pub spent: Micros,
     /// Spend that the results so far justify (see the module's text).
     pub earned: Micros,
+    /// Results that `earned` counts: conversions, or clicks for a cost per click.
+    pub results: u64,
+    /// Predicted `earned` of the impressions bought so far; 0 if it is not known, then `earned` alone steers.
+    pub expected: Micros,
     /// First second of the plan.
     pub starts_at: i64,
     /// End of the plan; [`NO_END`] or later means that there is no schedule to keep.

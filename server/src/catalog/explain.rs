@@ -58,9 +58,12 @@ impl Catalog {
             return Err(NoBidReason::BudgetExhausted);
         }
         check_plan(&entry.record, terms, slot)?;
-        let mut best = NoBidReason::NoCreativeFits;
+        let generic = self.fitting(terms, slot, plan, None);
+        let mut best = generic.err().unwrap_or(NoBidReason::NoCreativeFits);
         for &item in &*entry.items {
-            match self.explain_item(terms, slot, plan, item) {
+            let record = &self.item(item).ok_or(NoBidReason::NotFound)?.record;
+            let fit = generic.or_else(|_| self.fitting(terms, slot, plan, Some(item)));
+            match fit.and_then(|()| check_categories(record, terms)) {
                 Ok(()) => return Ok(()),
                 Err(reason) => best = best.max(reason),
             }
@@ -68,21 +71,22 @@ impl Catalog {
         Err(best)
     }
 
-    fn explain_item(&self, terms: &Terms, slot: &Slot, plan: PlanSlot, item: ItemSlot) -> Result<(), NoBidReason> {
-        let record = &self.item(item).ok_or(NoBidReason::NotFound)?.record;
-        if !slot.imp_id.is_empty() {
-            let mut best = NoBidReason::NoCreativeFits;
-            let fitting = self.plan(plan).is_some_and(|entry| {
-                let own = entry.creatives.iter().filter_map(|&slot| self.creative(slot));
-                own.filter(|creative| creative.item.is_none_or(|only| only == item)).any(|creative| {
-                    fits(&creative.record, slot, terms).map_err(|reason| best = best.max(reason)).is_ok()
-                })
-            });
-            if !fitting {
-                return Err(best);
+    /// Whether a creative of `plan` fits: those for any item, or those for exactly `item`. The reason is the one of the
+    /// creative that came furthest.
+    fn fitting(&self, terms: &Terms, slot: &Slot, plan: PlanSlot, item: Option<ItemSlot>) -> Result<(), NoBidReason> {
+        if slot.imp_id.is_empty() {
+            return Ok(());
+        }
+        let list = self.plan(plan).map_or(&[][..], |entry| &entry.creatives);
+        let own = list.iter().filter_map(|&slot| self.creative(slot)).filter(|creative| creative.item == item);
+        let mut best = NoBidReason::NoCreativeFits;
+        for creative in own {
+            match fits(&creative.record, slot, terms) {
+                Ok(()) => return Ok(()),
+                Err(reason) => best = best.max(reason),
             }
         }
-        check_categories(record, terms)
+        Err(best)
     }
 
     /// Checks one decided bid from the records alone, without indexes or caches: run on every result, so that no stale

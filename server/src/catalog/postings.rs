@@ -90,7 +90,7 @@ impl Postings {
 /// [`Postings`] by text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inverted {
-    sets: Arc<HashMap<Box<str>, Arc<Postings>>>,
+    sets: Arc<HashMap<Arc<str>, Arc<Postings>>>,
 }
 
 impl Inverted {

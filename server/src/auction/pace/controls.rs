@@ -1,6 +1,6 @@
 //! The control tick and the snapshot it publishes.
 
-use super::{AnyPolicy, PlanObservation, Policy};
+use super::{AnyPolicy, PlanObservation, PlanResults, Policy};
 use crate::catalog::{Bitmap, Catalog, PlanSet};
 use crate::ids::{Id, PlanSlot};
 use crate::money::Micros;
@@ -17,8 +17,8 @@ pub struct PlanTotals {
     pub spent: Micros,
     /// Neither spent nor held.
     pub free: Micros,
-    /// Spend that the results so far justify ([`super::PlanResults::earned`]).
-    pub earned: Micros,
+    /// Results so far ([`super::Outcomes::of`]).
+    pub results: PlanResults,
 }
 
 /// What requests read: every plan's multiplier and who takes part.
@@ -123,7 +123,9 @@ impl ControlLoop {
                 let seen = PlanObservation {
                     budget: plan.budget_micros,
                     spent: totals.spent,
-                    earned: totals.earned,
+                    earned: totals.results.earned(&plan.goal),
+                    results: totals.results.counted(&plan.goal),
+                    expected: totals.results.expected,
                     starts_at: plan.starts_at,
                     ends_at: plan.ends_at,
                 };

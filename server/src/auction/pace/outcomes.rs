@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 /// One attributed result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanOutcome {
-    /// An ad was shown.
-    Impression,
+    /// An ad was shown and paid for; with its predicted value ([`crate::auction::price::Priced::value`]), or zero if that
+    /// is not known any more.
+    Impression(Micros),
     /// An ad was clicked.
     Click,
     /// A conversion with its order value, micros of the plan's currency.
@@ -29,9 +30,21 @@ pub struct PlanResults {
     pub conversions: u64,
     /// Sum of order values, micros of the plan's currency.
     pub order_value: Micros,
+    /// Sum of the predicted values of the impressions, micros of the plan's currency.
+    #[serde(default)]
+    pub expected: Micros,
 }
 
 impl PlanResults {
+    /// The results that a goal counts: clicks for a cost per click, else conversions.
+    #[must_use]
+    pub fn counted(&self, goal: &Goal) -> u64 {
+        match goal {
+            Goal::Cpc { .. } => self.clicks,
+            Goal::Roi { .. } | Goal::Cpa { .. } => self.conversions,
+        }
+    }
+
     /// The spend that these results justify under a goal, rounded down: order value / target, conversions x target or
     /// clicks x target.
     #[must_use]
@@ -59,11 +72,16 @@ impl PlanResults {
 /// Saved results by plan id, for the store.
 pub type OutcomeState = Vec<(Id, PlanResults)>;
 
+/// An amount as a count; a negative one, which no caller should report, as 0.
+fn unsigned(amount: Micros) -> u64 {
+    u64::try_from(amount.0).unwrap_or(0)
+}
+
 /// Results of all plans; lock-free to add to and to read.
 #[derive(Debug, Default)]
 pub struct Outcomes {
-    /// Impressions, clicks, conversions, order value.
-    counters: Counters<4>,
+    /// Impressions, clicks, conversions, order value, expected value.
+    counters: Counters<5>,
 }
 
 impl Outcomes {
@@ -76,9 +94,9 @@ impl Outcomes {
     /// Adds one result.
     pub fn record(&self, plan: PlanSlot, outcome: PlanOutcome) {
         let amounts = match outcome {
-            PlanOutcome::Impression => [1, 0, 0, 0],
-            PlanOutcome::Click => [0, 1, 0, 0],
-            PlanOutcome::Conversion(value) => [0, 0, 1, u64::try_from(value.0).unwrap_or(0)],
+            PlanOutcome::Impression(expected) => [1, 0, 0, 0, unsigned(expected)],
+            PlanOutcome::Click => [0, 1, 0, 0, 0],
+            PlanOutcome::Conversion(value) => [0, 0, 1, unsigned(value), 0],
         };
         self.counters.add(plan, amounts);
     }
@@ -86,9 +104,10 @@ impl Outcomes {
     /// Results of a plan.
     #[must_use]
     pub fn of(&self, plan: PlanSlot) -> PlanResults {
-        let [impressions, clicks, conversions, order_value] = self.counters.read(plan);
-        let order_value = Micros(i64::try_from(order_value).unwrap_or(i64::MAX));
-        PlanResults { impressions, clicks, conversions, order_value }
+        let [impressions, clicks, conversions, order_value, expected] = self.counters.read(plan);
+        let money = |sum: u64| Micros(i64::try_from(sum).unwrap_or(i64::MAX));
+        let (order_value, expected) = (money(order_value), money(expected));
+        PlanResults { impressions, clicks, conversions, order_value, expected }
     }
 
     /// Results of every plan in `catalog` that has any.
@@ -102,8 +121,9 @@ impl Outcomes {
     pub fn restore(&self, catalog: &Catalog, state: &OutcomeState) {
         for (id, results) in state {
             if let Some(slot) = catalog.plan_slot(id) {
-                let value = u64::try_from(results.order_value.0).unwrap_or(0);
-                self.counters.set(slot, [results.impressions, results.clicks, results.conversions, value]);
+                let PlanResults { impressions, clicks, conversions, order_value, expected } = *results;
+                let money = [unsigned(order_value), unsigned(expected)];
+                self.counters.set(slot, [impressions, clicks, conversions, money[0], money[1]]);
             }
         }
     }

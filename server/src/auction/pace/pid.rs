@@ -4,7 +4,9 @@
 //! linear bid, and the tighter one binds):
 //!
 //! - **spend**: the spend rate follows what is left of the budget over what is left of the plan's time;
-//! - **return**: `earned / spent` is held at 1 or above.
+//! - **return**: `earned / spent` is held at 1 or above. Conversions are few and late, so what the impressions bought are
+//!   predicted to earn stands in for what they earned, corrected by how earlier predictions turned out
+//!   ([`Evidence`]).
 //!
 //! Both act on *relative* errors in [-1, 1] and in time units of their own filters, so one set of gains serves plans of
 //! any size, currency and length, and the interval between ticks does not matter. The actuator is exponential,
@@ -23,7 +25,9 @@ pub const U_MIN: f64 = -2.0;
 pub const U_MAX: f64 = 5.0;
 /// How far the controller that does not bind may run ahead of the one that does.
 const LEAD: f64 = 0.5;
-/// Results are sparse at first: the ratio starts at 1 with the weight of this share of the budget.
+/// Number of results that count as much as the belief that predictions are right.
+const PRIOR_RESULTS: f64 = 10.0;
+/// Before the first result, one is taken to earn this share of the budget.
 const PRIOR_SHARE: f64 = 0.02;
 
 /// Gains of one controller, for errors in [-1, 1].
@@ -64,10 +68,10 @@ impl Loop {
 struct Memory {
     at: f64,
     spent: Micros,
-    earned: Micros,
+    evidence: f64,
     /// Filtered spend, micros a second.
     rate: f64,
-    /// Spend and earnings of the recent past, exponentially forgotten.
+    /// Spend and evidence of earnings of the recent past, exponentially forgotten.
     recent_spent: f64,
     recent_earned: f64,
     control: Control,
@@ -86,7 +90,31 @@ pub struct Pid {
 
 impl Default for Pid {
     fn default() -> Self {
-        Self::new(Gains { p: 0.4, i: 0.5, d: 0.02 }, Gains { p: 1.0, i: 0.35, d: 0.0 }, DayShape::default())
+        Self::new(Gains { p: 0.4, i: 0.6, d: 0.02 }, Gains { p: 1.0, i: 0.35, d: 0.0 }, DayShape::default())
+    }
+}
+
+/// What the money spent is believed to have earned, and how much belief the figure needs.
+struct Evidence {
+    earned: f64,
+    /// Earnings and spend that are added to both sides of a ratio, so that a few results decide nothing.
+    weight: f64,
+}
+
+impl Evidence {
+    /// Predicted earnings times `(earned + weight) / (expected + weight)`, the record of the predictions pulled to 1 by
+    /// the weight of [`PRIOR_RESULTS`]; without predictions, the earnings themselves.
+    #[expect(clippy::cast_precision_loss, reason = "a controller needs no exact counts")]
+    fn of(seen: &PlanObservation) -> Self {
+        let (earned, expected) = (float(seen.earned), float(seen.expected));
+        let one = if seen.results > 0 { earned / seen.results as f64 } else { PRIOR_SHARE * float(seen.budget) };
+        let weight = (PRIOR_RESULTS * one).max(1.0);
+        if expected <= 0.0 {
+            return Self { earned, weight };
+        }
+        let record = ((earned + weight) / (expected + weight)).clamp(0.1, 10.0);
+        // Predictions are believed for the noise they take away; the prior of the ratio can be small.
+        Self { earned: expected * record, weight: weight / PRIOR_RESULTS }
     }
 }
 
@@ -113,12 +141,13 @@ impl Pid {
         Some(if left > 0.0 { free * self.shape.weight(now) / left } else { 0.0 })
     }
 
-    /// Filter times in seconds for spend and for return: a fixed part of the plan's time, within bounds.
-    fn filter_times(seen: &PlanObservation, now: f64) -> (f64, f64) {
+    /// Filter times in seconds for spend and for return: a part of the plan's time, within bounds, and
+    /// never shorter than the tick.
+    fn filter_times(seen: &PlanObservation, now: f64, dt: f64) -> (f64, f64) {
         #[expect(clippy::cast_precision_loss, reason = "Unix seconds are far below 2^53")]
         let left = (seen.ends_at as f64 - now).max(0.0);
         let left = if seen.ends_at >= NO_END { 86_400.0 } else { left };
-        ((left / 48.0).clamp(10.0, 900.0), (left / 24.0).clamp(30.0, 3_600.0))
+        ((left / 48.0).clamp(10.0, 900.0).max(dt), (left / 24.0).clamp(30.0, 3_600.0).max(dt))
     }
 }
 
@@ -129,7 +158,7 @@ impl Policy for Pid {
             self.memory = Some(Memory {
                 at: now,
                 spent: seen.spent,
-                earned: seen.earned,
+                evidence: Evidence::of(seen).earned,
                 rate: self.wanted_rate(seen, now).unwrap_or(0.0),
                 recent_spent: 0.0,
                 recent_earned: 0.0,
@@ -141,38 +170,36 @@ impl Policy for Pid {
         if dt <= 0.0 {
             return memory.control;
         }
-        let (spend_time, return_time) = Self::filter_times(seen, now);
+        let (spend_time, return_time) = Self::filter_times(seen, now, dt);
         let new_spend = (float(seen.spent) - float(memory.spent)).max(0.0);
-        let new_earned = (float(seen.earned) - float(memory.earned)).max(0.0);
-
         let keep = (-dt / spend_time).exp();
         memory.rate = keep * memory.rate + (1.0 - keep) * new_spend / dt;
-        let u_spend = match self.wanted_rate(seen, now) {
-            Some(wanted) => {
-                let error = if wanted > 0.0 { ((wanted - memory.rate) / wanted).clamp(-1.0, 1.0) } else { -1.0 };
-                self.spend.step(self.spend_gains, error, dt / spend_time)
-            }
-            None => U_MAX,
-        };
+        let u_spend = self.wanted_rate(seen, now).map(|wanted| {
+            let error = if wanted > 0.0 { ((wanted - memory.rate) / wanted).clamp(-1.0, 1.0) } else { -1.0 };
+            self.spend.step(self.spend_gains, error, dt / spend_time)
+        });
 
         let keep = (-dt / return_time).exp();
+        let evidence = Evidence::of(seen);
         memory.recent_spent = keep * memory.recent_spent + new_spend;
-        memory.recent_earned = keep * memory.recent_earned + new_earned;
-        let prior = PRIOR_SHARE * float(seen.budget).max(1.0);
-        let error = |earned: f64, spent: f64| ((earned + prior) / (spent + prior)).ln().clamp(-1.0, 1.0);
+        memory.recent_earned = keep * memory.recent_earned + (evidence.earned - memory.evidence).max(0.0);
+        let error =
+            |earned: f64, spent: f64| ((earned + evidence.weight) / (spent + evidence.weight)).ln().clamp(-1.0, 1.0);
         let recent = error(memory.recent_earned, memory.recent_spent);
-        let total = error(float(seen.earned), float(seen.spent));
+        let total = error(evidence.earned, float(seen.spent));
         // The integral settles the going rate at 1; the proportional part on the total repays what was lost before.
         let u_return = self.returns.step(Gains { p: 0.0, ..self.return_gains }, recent, dt / return_time)
             + self.return_gains.p * total.min(0.0);
 
-        let u = u_spend.min(u_return).clamp(U_MIN, U_MAX);
-        self.spend.hold_to(u_spend, u + LEAD);
+        let u = u_spend.unwrap_or(U_MAX).min(u_return).clamp(U_MIN, U_MAX);
+        if let Some(u_spend) = u_spend {
+            self.spend.hold_to(u_spend, u + LEAD);
+        }
         self.returns.hold_to(u_return, u + LEAD);
         memory.control = Control { multiplier: u.exp() };
         memory.at = now;
         memory.spent = seen.spent;
-        memory.earned = seen.earned;
+        memory.evidence = evidence.earned;
         self.memory = Some(memory);
         memory.control
     }
