@@ -1,6 +1,7 @@
 //! The control thread: the tick that paces plans, sweeps that bound memory, gauges, and what must survive a restart.
 
 use super::App;
+use super::catalogue::everyman;
 use crate::auction::pace::{ControlLoop, PlanTotals};
 use crate::batch::{Degrade, Health};
 use crate::ids::Id;
@@ -32,7 +33,8 @@ impl ControlThread {
     pub(super) fn start(app: Arc<App>, store: Arc<CatalogStore>, pacing: ControlLoop) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let runtime = tokio::runtime::Handle::current();
-        let mut control = Control { app, store, pacing, saved: Instant::now(), runtime };
+        let seen_version = app.catalog.snapshot().version();
+        let mut control = Control { app, store, pacing, saved: Instant::now(), runtime, seen_version };
         control.tick();
         let run = move || control.run(&stopped);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run)?;
@@ -55,6 +57,8 @@ struct Control {
     pacing: ControlLoop,
     saved: Instant,
     runtime: tokio::runtime::Handle,
+    /// Version of the catalogue that `everyman` was made from.
+    seen_version: u64,
 }
 
 impl Control {
@@ -64,6 +68,7 @@ impl Control {
             self.tick();
             if self.saved.elapsed() >= SAVE_EVERY {
                 self.save();
+                self.follow_items();
             }
         }
         self.save();
@@ -87,6 +92,15 @@ impl Control {
         app.show_money(money);
         app.show_health();
         app.show_rooms();
+    }
+
+    /// Moves the query of users without a history along with the catalogue.
+    fn follow_items(&mut self) {
+        let catalog = self.app.catalog.snapshot();
+        if catalog.version() != self.seen_version {
+            self.seen_version = catalog.version();
+            self.app.everyman.store(Arc::new(everyman(&catalog, &self.app.items.load())));
+        }
     }
 
     /// Writes what was learned. A failed write is logged and tried again at the next interval: nothing of it is money.

@@ -40,7 +40,9 @@ impl WindowLimits {
     /// Translates the part of a history that the model reads.
     #[must_use]
     pub fn translate(&self, catalog: &Catalog, history: &History) -> UserWindow {
-        let start = window_start(history.items.len(), self.events_max);
+        let dropped = usize::try_from(history.dropped).unwrap_or(usize::MAX);
+        // Counted over everything the user ever did, so that the window moves once in an eighth of its length.
+        let start = window_start(dropped.saturating_add(history.len()), self.events_max).saturating_sub(dropped);
         // A model without actions ignores them; one with fewer reads an unknown action as its last.
         let highest = if self.actions == 0 { u16::MAX } else { self.actions - 1 };
         UserWindow {
@@ -152,7 +154,7 @@ mod tests {
 
     fn history(items: &[i64]) -> Arc<History> {
         let (actions, times) = (vec![9; items.len()], (0..).take(items.len()).collect());
-        Arc::new(History { items: items.iter().map(|&key| ItemKey(key)).collect(), actions, times })
+        Arc::new(History { items: items.iter().map(|&key| ItemKey(key)).collect(), actions, times, dropped: 0 })
     }
 
     fn catalog(known: &[(i64, u32)]) -> CatalogHandle {

@@ -13,6 +13,9 @@ pub struct History {
     pub actions: Vec<u16>,
     /// Unix seconds.
     pub times: Vec<i64>,
+    /// Events that stood before these and were dropped for room: what stays fixed while the oldest go, so that a reader's
+    /// window over the history can move in steps instead of with every event.
+    pub dropped: u64,
 }
 
 impl History {
@@ -60,6 +63,7 @@ impl History {
             self.items.drain(..excess);
             self.actions.drain(..excess);
             self.times.drain(..excess);
+            self.dropped += excess as u64;
         }
         excess
     }
@@ -75,6 +79,7 @@ impl History {
             items: order.iter().map(|&at| self.items[at]).collect(),
             actions: order.iter().map(|&at| self.actions[at]).collect(),
             times: order.iter().map(|&at| self.times[at]).collect(),
+            dropped: self.dropped,
         };
     }
 
@@ -91,6 +96,7 @@ impl History {
             items: Vec::with_capacity(room),
             actions: Vec::with_capacity(room),
             times: Vec::with_capacity(room),
+            dropped: self.dropped,
         };
         next.items.extend_from_slice(&self.items);
         next.actions.extend_from_slice(&self.actions);

@@ -156,6 +156,7 @@ pub(super) fn read_history(read: &ReadTransaction, user: &str) -> Result<History
     let Some(row) = read.open_table(USERS)?.get(user)?.map(|row| row.value()) else { return Ok(history) };
     let (first, next, skip, len) = row;
     let chunks = read.open_table(CHUNKS)?;
+    history.dropped = u64::from(first) * CHUNK_EVENTS as u64 + u64::from(skip);
     let mut skip = skip as usize;
     for chunk in chunks.range((user, first)..(user, next))? {
         decode_into(chunk?.1.value(), skip, &mut history).map_err(RowError::Damaged)?;
@@ -237,6 +238,7 @@ impl<'t> Rows<'t> {
     pub(super) fn replace(&mut self, user: &str, mut history: History) -> Result<(), RowError> {
         self.delete(user)?;
         history.trim(self.events_max);
+        history.dropped = 0;
         let next = self.write_chunks(user, 0, &history)?;
         self.users.insert(user, (0, next, 0, small(history.len())))?;
         Ok(())
