@@ -13,7 +13,7 @@ mod change;
 mod chunked;
 mod explain;
 mod filter;
-pub mod fit;
+mod fit;
 mod handle;
 mod postings;
 mod shapes;

@@ -21,6 +21,7 @@ pub struct Market<'a> {
     fx: &'a FxTable,
     auction_type: AuctionType,
     currency: Currency,
+    floor_currency: Currency,
     floor: Micros,
 }
 
@@ -37,10 +38,18 @@ impl<'a> Market<'a> {
             let known = terms.currencies.iter().copied().find(|&currency| fx.knows(currency));
             known.ok_or(NoBidReason::CurrencyUnknown)?
         };
-        let floor = fx
-            .convert(slot.floor, slot.floor_currency.unwrap_or(Currency::USD), currency, Rounding::Up)
-            .ok_or(NoBidReason::CurrencyUnknown)?;
-        Ok(Self { slot, fx, auction_type: terms.auction_type, currency, floor })
+        let floor_currency = slot.floor_currency.unwrap_or(Currency::USD);
+        let floor =
+            fx.convert(slot.floor, floor_currency, currency, Rounding::Up).ok_or(NoBidReason::CurrencyUnknown)?;
+        Ok(Self { slot, fx, auction_type: terms.auction_type, currency, floor_currency, floor })
+    }
+
+    /// Floor of the open auction for a video of this length, else the impression's, in the response currency.
+    fn open_floor(&self, video_duration_s: Option<u32>) -> Option<Micros> {
+        if video_duration_s.is_none() {
+            return Some(self.floor);
+        }
+        self.fx.convert(self.slot.open_floor(video_duration_s), self.floor_currency, self.currency, Rounding::Up)
     }
 
     /// Currency of the response (`cur`).
@@ -68,6 +77,9 @@ pub struct PriceInput<'a> {
     /// Share of the bid that is offered in a first-price auction, in (0, 1]: 1 pays what the impression is worth to the
     /// plan. A win-rate model `F` fills it with `argmax (v - b) F(b) / v`. Second-price bids are truthful and ignore it.
     pub shading: f64,
+    /// Length of the video creative, once it is chosen ([`crate::render::FormUsed::video_duration_s`]): floors may depend
+    /// on it. Until then `None`, which means the impression's own floor; price the winner again with its creative.
+    pub video_duration_s: Option<u32>,
 }
 
 /// A price for one impression.
@@ -141,10 +153,10 @@ pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidR
             .ok_or(NoBidReason::CurrencyUnknown)
     };
     let strength = into_response(affordable)?;
-    let route = match route(input.plan, market, strength) {
+    let route = match route(input, market, strength) {
         Ok(route) => route,
         // Told apart for the advertiser: raise the budget, or raise the bid.
-        Err(_) if affordable < wanted && self::route(input.plan, market, into_response(wanted)?).is_ok() => {
+        Err(_) if affordable < wanted && self::route(input, market, into_response(wanted)?).is_ok() => {
             return Err(NoBidReason::BudgetExhausted);
         }
         Err(reason) => return Err(reason),
@@ -184,14 +196,14 @@ struct Route {
     auction_type: AuctionType,
 }
 
-fn route(plan: &Plan, market: &Market<'_>, strength: Micros) -> Result<Route, NoBidReason> {
+fn route(input: &PriceInput<'_>, market: &Market<'_>, strength: Micros) -> Result<Route, NoBidReason> {
     if strength.0 < 1 {
         return Err(NoBidReason::PriceBelowMin);
     }
     let mut best: Option<Route> = None;
     let mut own_deal = false;
     for (position, deal) in market.slot.deals.iter().enumerate() {
-        if !deal_admits(deal, plan) {
+        if !deal_admits(deal, input.plan) {
             continue;
         }
         own_deal = true;
@@ -207,10 +219,11 @@ fn route(plan: &Plan, market: &Market<'_>, strength: Micros) -> Result<Route, No
     if market.slot.private_auction {
         return Err(if own_deal { NoBidReason::BelowFloor } else { NoBidReason::DealRequired });
     }
-    if strength < market.floor {
+    let floor = market.open_floor(input.video_duration_s).ok_or(NoBidReason::CurrencyUnknown)?;
+    if strength < floor {
         return Err(NoBidReason::BelowFloor);
     }
-    Ok(Route { deal: None, floor: market.floor, auction_type: market.auction_type })
+    Ok(Route { deal: None, floor, auction_type: market.auction_type })
 }
 
 fn deal_floor(deal: &DealOffer, market: &Market<'_>) -> Option<Micros> {
