@@ -261,7 +261,7 @@ impl World {
                 assert!(batch.jobs.len() <= 1 || total <= limits().batch_max);
                 self.check_order(batch);
             }
-            Lane::Long => assert_eq!(batch.jobs.len(), 1),
+            Lane::Long => assert!(batch.jobs.len() <= 1),
             Lane::Background => {
                 assert!(batch.jobs.len() <= 1);
                 assert_eq!(self.requests(), 0, "requests go first");
@@ -303,7 +303,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
     fn the_planner_agrees_with_the_naive_model(ops in prop::collection::vec(op(), 1..120)) {
         let start = Instant::now();

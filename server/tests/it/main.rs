@@ -1,8 +1,8 @@
 //! The server's rooms from outside.
-
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod batch_device;
 mod batch_plan;
 mod config;
 mod e2e_bid;

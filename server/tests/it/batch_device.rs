@@ -1,0 +1,457 @@
+//! The device behind its handle: a real encoder with a small seeded model, watched and held up by a [`Spy`].
+
+use arc_swap::ArcSwap;
+use longbow::batch::plan::PlanLimits;
+use longbow::batch::{
+    Degrade, Device, DeviceError, DeviceHandle, DeviceOptions, EncodeRequest, Health, ScoreRequest, Urgency,
+    UserWindow, WarmUp,
+};
+use longbow::deadline::Deadline;
+use longbow_kernels::Engine;
+use longbow_model::{
+    Advance, Config, CpuEncoder, EncodeError, Encoded, Encoder, Finish, ItemTable, Model, Score, Scores, Seed, Version,
+};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+const HISTORY_MAX: usize = 10_000;
+
+fn config() -> Config {
+    Config {
+        max_sequence_len: HISTORY_MAX,
+        max_output_len: 8,
+        embedding_dim: 12,
+        item_embedding_dim: 8,
+        action_embedding_dim: 4,
+        num_actions: 8,
+        num_blocks: 2,
+        num_heads: 1,
+        attention_dim: 8,
+        linear_dim: 8,
+        num_items: 64,
+        num_time_buckets: 128,
+        normalization: "rel_bias".to_owned(),
+        linear_activation: "silu".to_owned(),
+        concat_ua: false,
+        epsilon: 1e-6,
+        num_tasks: 3,
+    }
+}
+
+/// One call of the encoder: the rows asked for in each job.
+#[derive(Clone, Debug, PartialEq)]
+enum Call {
+    Advance(Vec<usize>),
+    Finish(Vec<usize>),
+    Score(Vec<usize>),
+}
+
+/// What the test sees of the encoder, and how it holds it up.
+#[derive(Default)]
+struct Watch {
+    calls: Mutex<Vec<Call>>,
+    held: Mutex<bool>,
+    free: Condvar,
+    /// Added to every row of an advance: a device on which a long encode takes long.
+    row_cost: Mutex<Duration>,
+    panics: AtomicBool,
+}
+
+impl Watch {
+    fn note(&self, call: Call) {
+        self.calls.lock().unwrap().push(call);
+        let mut held = self.held.lock().unwrap();
+        while *held {
+            held = self.free.wait(held).unwrap();
+        }
+        assert!(!self.panics.load(SeqCst), "as the test asked");
+    }
+
+    fn hold(&self) {
+        *self.held.lock().unwrap() = true;
+    }
+
+    fn let_go(&self) {
+        *self.held.lock().unwrap() = false;
+        self.free.notify_all();
+    }
+
+    fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn forget(&self) {
+        self.calls.lock().unwrap().clear();
+    }
+}
+
+struct Spy {
+    inner: CpuEncoder,
+    watch: Arc<Watch>,
+}
+
+impl Encoder for Spy {
+    fn config(&self) -> &Config {
+        self.inner.config()
+    }
+    fn version(&self) -> Version {
+        self.inner.version()
+    }
+    fn advance(&mut self, jobs: &mut [Advance<'_>]) -> Result<(), EncodeError> {
+        let rows: Vec<usize> = jobs.iter().map(|job| job.rows_max.min(job.state.rows_missing(&job.window))).collect();
+        let cost = *self.watch.row_cost.lock().unwrap();
+        let total = u32::try_from(rows.iter().sum::<usize>()).unwrap();
+        self.watch.note(Call::Advance(rows));
+        std::thread::sleep(cost * total);
+        self.inner.advance(jobs)
+    }
+    fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
+        self.watch.note(Call::Finish(jobs.iter().map(|job| job.window.len()).collect()));
+        self.inner.finish(jobs)
+    }
+    fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError> {
+        self.watch.note(Call::Score(jobs.iter().map(|job| job.candidates.len()).collect()));
+        self.inner.score(jobs)
+    }
+}
+
+struct Bench {
+    watch: Arc<Watch>,
+    handle: DeviceHandle,
+    items: Arc<ArcSwap<ItemTable>>,
+    _device: Device,
+}
+
+fn quick() -> DeviceOptions {
+    let warm_up = WarmUp { lengths: vec![1, 16, 64, 256], candidates: vec![1, 16, 64], ..WarmUp::default() };
+    DeviceOptions { warm_up, ..DeviceOptions::default() }
+}
+
+/// A device that has warmed up, with nothing noted yet.
+async fn bench_with(options: DeviceOptions, row_cost: Duration) -> Bench {
+    let seed = Seed { seed: 7, content_dim: None, head_hidden: 16 };
+    let model = Arc::new(Model::seeded(config(), &seed).unwrap());
+    let items = Arc::new(ArcSwap::from_pointee(ItemTable::new(&model)));
+    let watch = Arc::new(Watch { row_cost: Mutex::new(row_cost), ..Watch::default() });
+    let inner = CpuEncoder::new(model, Arc::new(Engine::new(1, None).unwrap()));
+    let spy = Box::new(Spy { inner, watch: Arc::clone(&watch) });
+    let (device, handle) = Device::start(spy, Arc::clone(&items), options).unwrap();
+    handle.ready().await.unwrap();
+    watch.forget();
+    Bench { watch, handle, items, _device: device }
+}
+
+async fn bench() -> Bench {
+    bench_with(quick(), Duration::ZERO).await
+}
+
+/// `len` events that depend on `salt`.
+fn history(salt: u32, len: usize) -> Arc<UserWindow> {
+    let numbers = (0..u32::try_from(len).unwrap()).map(|i| i.wrapping_mul(2_654_435_761).rotate_left(salt % 31) ^ salt);
+    let numbers: Vec<u32> = numbers.collect();
+    Arc::new(UserWindow {
+        items: numbers.iter().map(|n| 1 + n % 64).collect(),
+        actions: numbers.iter().map(|n| u16::try_from(n % 8).unwrap()).collect(),
+        times: (0..len).map(|i| 1_000_000 + 37 * i64::try_from(i).unwrap()).collect(),
+    })
+}
+
+fn within(ms: u64) -> Deadline {
+    Deadline::after(Instant::now(), Duration::from_millis(ms))
+}
+
+fn ask(user: u128, window: &Arc<UserWindow>, ms: u64) -> EncodeRequest {
+    EncodeRequest { user: Some(user), window: Arc::clone(window), query_time: 9_000_000, deadline: within(ms) }
+}
+
+/// Long enough never to matter.
+const EVER: u64 = 600_000;
+
+/// Polls a future once: the request is in the queue afterwards.
+fn start<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < limit, "waited a minute for: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Starts a request that the device is then stuck on.
+fn occupy(bench: &Bench) -> tokio::task::JoinHandle<Result<longbow::batch::EncodeReply, DeviceError>> {
+    bench.watch.hold();
+    let handle = bench.handle.clone();
+    tokio::spawn(async move { handle.encode(ask(999, &history(9, 4), EVER)).await })
+}
+
+async fn occupied(bench: &Bench) {
+    until("the device to be stuck", || !bench.watch.calls().is_empty()).await;
+}
+
+#[tokio::test]
+async fn neighbours_do_not_change_a_score_by_one_bit() {
+    let bench = bench().await;
+    let candidates: Vec<u32> = (1..=40).collect();
+    let window = history(3, 300);
+    let score = |encoded| {
+        let request = ScoreRequest { encoded, items: candidates.clone(), deadline: within(EVER) };
+        let handle = bench.handle.clone();
+        async move { handle.score(request).await.unwrap().scores }
+    };
+    let alone = bench.handle.encode(ask(1, &window, EVER)).await.unwrap();
+    let alone_scores = score(Arc::clone(&alone.encoded)).await;
+
+    // The same history under another user, so that nothing of it is cached, among others of all lengths.
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    let windows: Vec<_> = (0..12).map(|i| history(20 + i, 1 + 29 * i as usize)).collect();
+    let mut others: Vec<_> =
+        windows.iter().enumerate().map(|(i, w)| Box::pin(bench.handle.encode(ask(100 + i as u128, w, EVER)))).collect();
+    let mut ours = Box::pin(bench.handle.encode(ask(2, &window, EVER)));
+    for other in &mut others {
+        assert!(start(other.as_mut()).is_pending());
+    }
+    assert!(start(ours.as_mut()).is_pending());
+    bench.watch.let_go();
+    let ours = ours.await.unwrap();
+    for other in others {
+        other.await.unwrap();
+    }
+    stuck.await.unwrap().unwrap();
+    assert!(bench.watch.calls().iter().any(|call| matches!(call, Call::Finish(jobs) if jobs.len() > 3)), "no batch");
+
+    assert_eq!(alone.encoded.query(), ours.encoded.query());
+    let mut neighbour = pin!(score(Arc::clone(&alone.encoded)));
+    assert!(start(neighbour.as_mut()).is_pending());
+    assert_eq!(score(ours.encoded).await.probs, alone_scores.probs);
+    neighbour.await;
+}
+
+#[tokio::test]
+async fn a_cold_long_history_takes_the_ladder_and_is_warm_afterwards() {
+    // 10,000 rows take a second at least, whatever this machine is.
+    let bench = bench_with(quick(), Duration::from_micros(100)).await;
+    let window = history(5, HISTORY_MAX);
+    let cold = bench.handle.encode(ask(1, &window, 400)).await.unwrap();
+    assert_eq!(cold.degrade, Degrade::Recent);
+    assert!(cold.encoded.events() < HISTORY_MAX && cold.encoded.events() >= 8, "{}", cold.encoded.events());
+    until("the whole history in the background", || bench.handle.stats().refreshed.load(SeqCst) == 1).await;
+    bench.watch.forget();
+    let warm = bench.handle.encode(ask(1, &window, 400)).await.unwrap();
+    assert_eq!((warm.degrade, warm.rows_reused, warm.rows_computed), (Degrade::Full, HISTORY_MAX - 1, 1));
+    assert_eq!(bench.watch.calls(), [Call::Finish(vec![HISTORY_MAX])]);
+    assert_eq!(bench.handle.stats().replies(Degrade::Recent).load(SeqCst), 1);
+
+    // Many new events under a deadline too short for them: the state without them.
+    let mut grown = UserWindow::clone(&window);
+    let keep = HISTORY_MAX - 800;
+    bench.handle.encode(ask(2, &Arc::new(part(&grown, keep)), EVER)).await.unwrap();
+    grown = part(&grown, HISTORY_MAX);
+    let stale = bench.handle.encode(ask(2, &Arc::new(grown), 70)).await.unwrap();
+    assert_eq!((stale.degrade, stale.encoded.events(), stale.rows_computed), (Degrade::Stale, keep, 1));
+    until("the new events in the background", || bench.handle.stats().refreshed.load(SeqCst) == 2).await;
+}
+
+fn part(window: &UserWindow, len: usize) -> UserWindow {
+    UserWindow {
+        items: window.items[..len].to_vec(),
+        actions: window.actions[..len].to_vec(),
+        times: window.times[..len].to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn a_full_encode_in_slices_lets_other_requests_pass() {
+    let bench = bench_with(quick(), Duration::from_micros(10)).await;
+    let (long, short) = (history(5, HISTORY_MAX), history(6, 20));
+    let mut slow = pin!(bench.handle.encode(ask(1, &long, EVER)));
+    assert!(start(slow.as_mut()).is_pending());
+    until("the first slice", || !bench.watch.calls().is_empty()).await;
+    bench.handle.encode(ask(2, &short, EVER)).await.unwrap();
+    let at_reply = bench.watch.calls();
+    assert!(!at_reply.contains(&Call::Finish(vec![HISTORY_MAX])), "the short request waited for the whole encode");
+    let reply = slow.await.unwrap();
+    assert_eq!((reply.degrade, reply.rows_computed), (Degrade::Full, HISTORY_MAX));
+    let slices = bench.watch.calls().iter().filter(|call| matches!(call, Call::Advance(rows) if rows[0] > 30)).count();
+    assert!(slices > 3, "{slices} slices");
+}
+
+#[tokio::test]
+async fn dropped_futures_free_their_place_and_their_work() {
+    let bench = bench().await;
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    let seen = bench.watch.calls().len();
+    let window = history(4, 50);
+    let mut abandoned: Vec<_> = (0..20).map(|i| Box::pin(bench.handle.encode(ask(i, &window, EVER)))).collect();
+    for future in &mut abandoned {
+        assert!(start(future.as_mut()).is_pending());
+    }
+    assert_eq!(bench.handle.stats().waiting.load(SeqCst), 21);
+    drop(abandoned);
+    assert_eq!(bench.handle.stats().waiting.load(SeqCst), 1, "places are free before the device looks");
+    bench.watch.let_go();
+    stuck.await.unwrap().unwrap();
+    bench.handle.encode(ask(77, &window, EVER)).await.unwrap();
+    assert_eq!(bench.handle.stats().cancelled.load(SeqCst), 20);
+    let jobs: usize = bench.watch.calls()[seen..]
+        .iter()
+        .map(|call| match call {
+            Call::Finish(jobs) => jobs.len(),
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(jobs, 2, "the one that was stuck and the one after the abandoned");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_the_deadline_is_kept_by_a_timer() {
+    let plan = PlanLimits { requests_max: 4, ..PlanLimits::default() };
+    let bench = bench_with(DeviceOptions { plan, ..quick() }, Duration::ZERO).await;
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    let calls = bench.watch.calls().len();
+    let window = history(4, 50);
+    let mut waiting: Vec<_> = (0..3).map(|i| Box::pin(bench.handle.encode(ask(i, &window, 20)))).collect();
+    for future in &mut waiting {
+        assert!(start(future.as_mut()).is_pending());
+    }
+    let mut refused = pin!(bench.handle.encode(ask(8, &window, EVER)));
+    match start(refused.as_mut()) {
+        Poll::Ready(Err(error)) => assert_eq!(error, DeviceError::QueueFull),
+        other => panic!("{other:?}"),
+    }
+    // The device is still stuck: only a timer of the handle's own can answer.
+    for future in waiting {
+        assert_eq!(future.await.unwrap_err(), DeviceError::Expired);
+    }
+    assert_eq!(bench.handle.stats().expired.load(SeqCst), 3);
+    bench.watch.let_go();
+    stuck.await.unwrap().unwrap();
+    bench.handle.encode(ask(77, &history(8, 3), EVER)).await.unwrap();
+    let finished: Vec<usize> = bench.watch.calls()[calls..]
+        .iter()
+        .flat_map(|call| if let Call::Finish(jobs) = call { jobs.clone() } else { Vec::new() })
+        .collect();
+    assert_eq!(finished, [4, 3], "no expired history of 50 events reached the encoder for a reply");
+    assert_eq!(bench.handle.stats().cancelled.load(SeqCst), 0, "they expired, nobody went away");
+}
+
+#[tokio::test]
+async fn a_panic_turns_readiness_off_and_answers_everybody() {
+    let bench = bench().await;
+    bench.watch.panics.store(true, SeqCst);
+    let error = bench.handle.encode(ask(1, &history(1, 5), EVER)).await.unwrap_err();
+    assert!(matches!(&error, DeviceError::Failed(why) if why.contains("as the test asked")), "{error}");
+    until("the device to be lost", || matches!(bench.handle.health(), Health::Failed(_))).await;
+    assert!(matches!(bench.handle.ready().await, Err(DeviceError::Failed(_))));
+    let mut later = pin!(bench.handle.encode(ask(1, &history(1, 5), EVER)));
+    assert!(matches!(start(later.as_mut()), Poll::Ready(Err(DeviceError::Failed(_)))), "at once");
+}
+
+#[tokio::test]
+async fn one_wrong_request_does_not_spoil_its_batch() {
+    let bench = bench().await;
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    let mut wrong = UserWindow::clone(&history(4, 30));
+    wrong.items[7] = 65;
+    let wrong = Arc::new(wrong);
+    let right = history(5, 30);
+    let mut bad = pin!(bench.handle.encode(ask(1, &wrong, EVER)));
+    let mut good = pin!(bench.handle.encode(ask(2, &right, EVER)));
+    assert!(start(bad.as_mut()).is_pending() && start(good.as_mut()).is_pending());
+    bench.watch.let_go();
+    assert!(matches!(bad.await, Err(DeviceError::Invalid(why)) if why.contains("65")));
+    good.await.unwrap();
+    stuck.await.unwrap().unwrap();
+    assert_eq!(bench.handle.health(), Health::Ready);
+
+    // An item appended since then is known.
+    let mut table = ItemTable::clone(&bench.items.load());
+    assert_eq!(table.append(&[0.5; 8]).unwrap(), 65);
+    bench.items.store(Arc::new(table));
+    bench.handle.encode(ask(1, &wrong, EVER)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_twice_in_one_batch_is_encoded_once() {
+    let bench = bench().await;
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    let window = history(4, 200);
+    let mut first = pin!(bench.handle.encode(ask(1, &window, EVER)));
+    let mut second = pin!(bench.handle.encode(ask(1, &window, EVER)));
+    assert!(start(first.as_mut()).is_pending() && start(second.as_mut()).is_pending());
+    bench.watch.let_go();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    stuck.await.unwrap().unwrap();
+    assert_eq!((first.rows_computed, second.rows_computed), (200, 1));
+    assert_eq!(first.encoded.query(), second.encoded.query());
+}
+
+#[tokio::test]
+async fn refreshes_make_a_user_warm_and_inline_histories_leave_nothing() {
+    let bench = bench().await;
+    let window = history(4, 500);
+    assert!(bench.handle.refresh(1, Arc::clone(&window), Urgency::Events));
+    until("the refresh", || bench.handle.stats().refreshed.load(SeqCst) == 1).await;
+    let warm = bench.handle.encode(ask(1, &window, EVER)).await.unwrap();
+    assert_eq!((warm.rows_reused, warm.rows_computed), (499, 1));
+    let users = bench.handle.stats().cache_users.load(SeqCst);
+    let inline = EncodeRequest { user: None, ..ask(0, &window, EVER) };
+    let reply = bench.handle.encode(inline).await.unwrap();
+    assert_eq!((reply.degrade, reply.rows_computed), (Degrade::Full, 500));
+    assert_eq!(reply.encoded.query(), warm.encoded.query(), "the cached state is exact");
+    assert_eq!(bench.handle.stats().cache_users.load(SeqCst), users);
+    let empty = bench.handle.encode(ask(3, &Arc::default(), EVER)).await.unwrap();
+    assert_eq!(empty.encoded.query(), None);
+    let scored = ScoreRequest { encoded: empty.encoded, items: vec![1, 2], deadline: within(EVER) };
+    assert_eq!(bench.handle.score(scored).await.unwrap().scores.len(), 2);
+}
+
+#[tokio::test]
+async fn a_state_larger_than_the_cache_still_gives_a_whole_encode() {
+    let options = DeviceOptions { cache_bytes_max: 10_000, ..quick() };
+    let bench = bench_with(options, Duration::from_micros(10)).await;
+    let window = history(4, 4_000);
+    let reply = bench.handle.encode(ask(1, &window, EVER)).await.unwrap();
+    assert_eq!((reply.degrade, reply.encoded.events()), (Degrade::Full, 4_000));
+    assert!(bench.handle.refresh(1, window, Urgency::Events));
+    until("the refresh to be given up", || bench.handle.stats().refresh_abandoned.load(SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn stopping_answers_those_who_wait() {
+    let mut bench = bench().await;
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    let window = history(4, 200);
+    let handle = bench.handle.clone();
+    let mut waiting = pin!(handle.encode(ask(1, &window, EVER)));
+    assert!(start(waiting.as_mut()).is_pending());
+    bench.watch.let_go();
+    let (idle, _) = Device::start(
+        Box::new(Spy {
+            inner: CpuEncoder::new(
+                Arc::new(Model::seeded(config(), &Seed { seed: 1, content_dim: None, head_hidden: 4 }).unwrap()),
+                Arc::new(Engine::new(1, None).unwrap()),
+            ),
+            watch: Arc::default(),
+        }),
+        Arc::clone(&bench.items),
+        quick(),
+    )
+    .unwrap();
+    drop(std::mem::replace(&mut bench._device, idle));
+    stuck.await.unwrap().ok();
+    assert!(matches!(waiting.await, Ok(_) | Err(DeviceError::Cancelled)));
+    assert_eq!(handle.encode(ask(1, &window, EVER)).await.unwrap_err(), DeviceError::Cancelled);
+}
