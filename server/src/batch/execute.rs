@@ -4,14 +4,13 @@ use super::cost::{CostModel, Work};
 use super::handle::{DeviceError, EncodeReply, ScoreReply};
 use super::ladder::{Degrade, Step};
 use super::plan::{Batch, Dropped, Job, Lane, PlanLimits, Planner, Urgency};
-use super::stats::DeviceStats;
+use super::stats::{DeviceStats, Ran};
 use super::task::{EncodeTask, RefreshTask, Residency, ScoreTask, Task};
 use arc_swap::ArcSwap;
 use longbow_model::{Advance, EncodeError, Encoder, Finish, ItemTable, Score, StateKey, UserState};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Why a call of the encoder gave nothing.
@@ -103,7 +102,8 @@ impl Executor {
             Lane::Short => self.run_short(batch.jobs, planner),
             Lane::Long | Lane::Background => batch.jobs.into_iter().for_each(|job| self.run_slice(job, planner)),
         }
-        self.stats.ran(batch.lane, count, predicted, began.elapsed());
+        let (jobs, rows) = (count as u64, work.rows + work.candidates);
+        self.stats.ran(batch.lane, &Ran { jobs, rows, predicted, took: began.elapsed() });
     }
 
     /// Tells the caller of a job that left the queue unrun. A user whose encode was not done in time is encoded in
@@ -114,7 +114,7 @@ impl Executor {
             if late && now < job.deadline.unwrap_or(now) { DeviceError::DeadlineTooNear } else { DeviceError::Expired };
         // A caller that timed out has counted itself; one that went away earlier can't.
         if why == Dropped::Cancelled && !late {
-            self.stats.cancelled.fetch_add(1, Relaxed);
+            self.stats.cancelled.add(1);
         }
         match job.payload {
             Task::Encode(task) => {
@@ -127,7 +127,7 @@ impl Executor {
                 let _ = task.reply.send(Err(error));
             }
             Task::Refresh(task) if task.progress > 0 => {
-                self.stats.refresh_abandoned.fetch_add(1, Relaxed);
+                self.stats.refresh_abandoned.add(1);
             }
             Task::Refresh(_) => {}
         }
@@ -138,7 +138,7 @@ impl Executor {
         let urgency = Urgency::Degraded;
         let refresh = RefreshTask { user, urgency, window: Arc::clone(&task.request.window), progress: 0 };
         if planner.push_background(user, urgency, Task::Refresh(refresh), now).is_err() {
-            self.stats.refresh_refused.fetch_add(1, Relaxed);
+            self.stats.refresh_refused.add(1);
         }
     }
 
@@ -186,7 +186,7 @@ impl Executor {
         match outcome {
             Ok((all, compute)) => {
                 self.cost.observe(work, compute);
-                self.stats.scored.fetch_add(all.len() as u64, Relaxed);
+                self.stats.scored.add(all.len() as u64);
                 for (task, scores) in tasks.into_iter().zip(all) {
                     let wait = began.saturating_duration_since(task.asked_at);
                     let _ = task.reply.send(Ok(ScoreReply { scores, wait, compute }));
@@ -308,9 +308,10 @@ impl Executor {
             self.encode_later(&task, planner, Instant::now());
         }
         let rows_reused = task.rows_reused.unwrap_or(0);
-        self.stats.replies(degrade).fetch_add(1, Relaxed);
-        self.stats.rows_reused.fetch_add(rows_reused as u64, Relaxed);
-        self.stats.rows_computed.fetch_add(task.rows_computed as u64, Relaxed);
+        self.stats.replies(degrade).add(1);
+        self.stats.looked_up(rows_reused, task.range().len().saturating_sub(1));
+        self.stats.rows_reused.add(rows_reused as u64);
+        self.stats.rows_computed.add(task.rows_computed as u64);
         let _ = task.reply.send(Ok(EncodeReply {
             encoded,
             degrade,
@@ -373,7 +374,7 @@ impl Executor {
             self.residency.cache.put(key, state);
         }
         let Ok(((), took)) = outcome else {
-            self.stats.refresh_abandoned.fetch_add(1, Relaxed);
+            self.stats.refresh_abandoned.add(1);
             return;
         };
         self.cost.observe(Work::append(ready, rows_max), took);
@@ -381,7 +382,7 @@ impl Executor {
         if rows_max < missing {
             planner.resume(job);
         } else {
-            self.stats.refreshed.fetch_add(1, Relaxed);
+            self.stats.refreshed.add(1);
         }
     }
 }

@@ -13,7 +13,6 @@ use crate::ids::ItemSlot;
 use crossbeam_channel::{Sender, TrySendError};
 use longbow_model::{Encoded, Scores, Window};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
@@ -139,14 +138,14 @@ struct Place<'a>(&'a DeviceStats);
 
 impl<'a> Place<'a> {
     fn take(stats: &'a DeviceStats, waiting_max: u64) -> Option<Self> {
-        let below = |waiting: u64| (waiting < waiting_max).then_some(waiting + 1);
-        stats.waiting.fetch_update(Relaxed, Relaxed, below).ok().map(|_| Self(stats))
+        // Not `then_some`: a place made in vain would be given back.
+        stats.waiting.raise(waiting_max).then(|| Self(stats))
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
+        self.0.waiting.lower();
     }
 }
 
@@ -203,7 +202,7 @@ impl DeviceHandle {
         }
         let sent = self.refreshes.try_send(RefreshTask { user, urgency, window, progress: 0 }).is_ok();
         if !sent {
-            self.stats.refresh_refused.fetch_add(1, Relaxed);
+            self.stats.refresh_refused.add(1);
         }
         sent
     }
@@ -259,7 +258,7 @@ impl DeviceHandle {
             Err(DeviceError::Failed(_)) => &self.stats.failed,
             _ => return outcome,
         };
-        counter.fetch_add(1, Relaxed);
+        counter.add(1);
         outcome
     }
 

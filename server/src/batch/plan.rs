@@ -354,14 +354,14 @@ impl<P: Payload> Planner<P> {
             }
         };
         for lane in [&mut self.short, &mut self.long] {
-            for (_, job) in lane.extract_if(.., |_, job| verdict(job).is_some()) {
-                let why = verdict(&job).unwrap_or(Dropped::Cancelled);
-                dropped.push((job, why));
-            }
+            let dead: Vec<_> = lane.iter().filter_map(|(&key, job)| verdict(job).map(|why| (key, why))).collect();
+            dropped.extend(dead.into_iter().filter_map(|(key, why)| lane.remove(&key).map(|job| (job, why))));
         }
-        for job in self.incoming.extract_if(.., |job| verdict(job).is_some()) {
-            let why = verdict(&job).unwrap_or(Dropped::Cancelled);
-            dropped.push((job, why));
+        for job in std::mem::take(&mut self.incoming) {
+            match verdict(&job) {
+                Some(why) => dropped.push((job, why)),
+                None => self.incoming.push(job),
+            }
         }
     }
 

@@ -8,11 +8,11 @@ use super::plan::{PlanLimits, Planner};
 use super::stats::DeviceStats;
 use super::task::{Envelope, RefreshTask, Residency, Task};
 use super::warm::{self, WarmUp};
+use crate::meters::Meters;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use longbow_model::{Encoder, ItemTable, StateCache};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -77,6 +77,7 @@ impl Device {
         encoder: Box<dyn Encoder>,
         items: Arc<ArcSwap<ItemTable>>,
         options: DeviceOptions,
+        meters: Arc<Meters>,
     ) -> std::io::Result<(Self, DeviceHandle)> {
         // Abandoned requests keep their place in the channel until the thread looks, so it holds twice as many as may wait.
         let waiting_max = options.plan.requests_max;
@@ -84,7 +85,7 @@ impl Device {
         let (refreshes, take_refreshes) = bounded(options.refresh_intake_max);
         let (stop, stopped) = bounded(0);
         let (health, watch_health) = watch::channel(Health::WarmingUp);
-        let stats = Arc::new(DeviceStats::default());
+        let stats = Arc::new(DeviceStats::new(meters));
         let limits = RequestLimits {
             waiting_max: waiting_max as u64,
             history_max: encoder.config().max_sequence_len,
@@ -212,16 +213,17 @@ impl Worker {
     fn admit_refresh(&mut self, task: RefreshTask) {
         let (user, urgency) = (task.user, task.urgency);
         if self.planner.push_background(user, urgency, Task::Refresh(task), Instant::now()).is_err() {
-            self.executor.stats.refresh_refused.fetch_add(1, Relaxed);
+            self.executor.stats.refresh_refused.add(1);
         }
     }
 
     /// Moves the gauges.
     fn show(&self) {
         let (stats, cache) = (&self.executor.stats, &self.executor.residency.cache);
-        stats.background_waiting.store(self.planner.background() as u64, Relaxed);
-        stats.cache_bytes.store(cache.bytes() as u64, Relaxed);
-        stats.cache_users.store(cache.len() as u64, Relaxed);
+        stats.background_waiting.set(self.planner.background());
+        stats.cache_bytes.set(cache.bytes());
+        stats.cache_users.set(cache.len());
+        stats.evicted(cache.stats().evictions);
     }
 
     /// The device is lost: readiness goes off, and whoever waits or still comes gets an error.

@@ -68,6 +68,7 @@ impl Watch {
         while *held {
             held = self.free.wait(held).unwrap();
         }
+        drop(held);
         assert!(!self.panics.load(SeqCst), "as the test asked");
     }
 
@@ -126,6 +127,13 @@ struct Bench {
     _device: Device,
 }
 
+impl Drop for Bench {
+    /// A failed test must not wait for ever for a device that it holds up.
+    fn drop(&mut self) {
+        self.watch.let_go();
+    }
+}
+
 fn quick() -> DeviceOptions {
     let warm_up = WarmUp { lengths: vec![1, 16, 64, 256], candidates: vec![1, 16, 64], ..WarmUp::default() };
     DeviceOptions { warm_up, ..DeviceOptions::default() }
@@ -139,7 +147,7 @@ async fn bench_with(options: DeviceOptions, row_cost: Duration) -> Bench {
     let watch = Arc::new(Watch { row_cost: Mutex::new(row_cost), ..Watch::default() });
     let inner = CpuEncoder::new(model, Arc::new(Engine::new(1, None).unwrap()));
     let spy = Box::new(Spy { inner, watch: Arc::clone(&watch) });
-    let (device, handle) = Device::start(spy, Arc::clone(&items), options).unwrap();
+    let (device, handle) = Device::start(spy, Arc::clone(&items), options, Arc::default()).unwrap();
     handle.ready().await.unwrap();
     watch.forget();
     Bench { watch, handle, items, _device: device }
@@ -242,12 +250,12 @@ async fn a_cold_long_history_takes_the_ladder_and_is_warm_afterwards() {
     let cold = bench.handle.encode(ask(1, &window, 400)).await.unwrap();
     assert_eq!(cold.degrade, Degrade::Recent);
     assert!(cold.encoded.events() < HISTORY_MAX && cold.encoded.events() >= 8, "{}", cold.encoded.events());
-    until("the whole history in the background", || bench.handle.stats().refreshed.load(SeqCst) == 1).await;
+    until("the whole history in the background", || bench.handle.stats().refreshed.get() == 1).await;
     bench.watch.forget();
     let warm = bench.handle.encode(ask(1, &window, 400)).await.unwrap();
     assert_eq!((warm.degrade, warm.rows_reused, warm.rows_computed), (Degrade::Full, HISTORY_MAX - 1, 1));
     assert_eq!(bench.watch.calls(), [Call::Finish(vec![HISTORY_MAX])]);
-    assert_eq!(bench.handle.stats().replies(Degrade::Recent).load(SeqCst), 1);
+    assert_eq!(bench.handle.stats().replies(Degrade::Recent).get(), 1);
 
     // Many new events under a deadline too short for them: the state without them.
     let mut grown = UserWindow::clone(&window);
@@ -256,7 +264,7 @@ async fn a_cold_long_history_takes_the_ladder_and_is_warm_afterwards() {
     grown = part(&grown, HISTORY_MAX);
     let stale = bench.handle.encode(ask(2, &Arc::new(grown), 70)).await.unwrap();
     assert_eq!((stale.degrade, stale.encoded.events(), stale.rows_computed), (Degrade::Stale, keep, 1));
-    until("the new events in the background", || bench.handle.stats().refreshed.load(SeqCst) == 2).await;
+    until("the new events in the background", || bench.handle.stats().refreshed.get() == 2).await;
 }
 
 fn part(window: &UserWindow, len: usize) -> UserWindow {
@@ -294,13 +302,13 @@ async fn dropped_futures_free_their_place_and_their_work() {
     for future in &mut abandoned {
         assert!(start(future.as_mut()).is_pending());
     }
-    assert_eq!(bench.handle.stats().waiting.load(SeqCst), 21);
+    assert_eq!(bench.handle.stats().waiting.get(), 21);
     drop(abandoned);
-    assert_eq!(bench.handle.stats().waiting.load(SeqCst), 1, "places are free before the device looks");
+    assert_eq!(bench.handle.stats().waiting.get(), 1, "places are free before the device looks");
     bench.watch.let_go();
     stuck.await.unwrap().unwrap();
     bench.handle.encode(ask(77, &window, EVER)).await.unwrap();
-    assert_eq!(bench.handle.stats().cancelled.load(SeqCst), 20);
+    assert_eq!(bench.handle.stats().cancelled.get(), 20);
     let jobs: usize = bench.watch.calls()[seen..]
         .iter()
         .map(|call| match call {
@@ -332,7 +340,7 @@ async fn a_full_queue_refuses_at_once_and_the_deadline_is_kept_by_a_timer() {
     for future in waiting {
         assert_eq!(future.await.unwrap_err(), DeviceError::Expired);
     }
-    assert_eq!(bench.handle.stats().expired.load(SeqCst), 3);
+    assert_eq!(bench.handle.stats().expired.get(), 3);
     bench.watch.let_go();
     stuck.await.unwrap().unwrap();
     bench.handle.encode(ask(77, &history(8, 3), EVER)).await.unwrap();
@@ -341,7 +349,7 @@ async fn a_full_queue_refuses_at_once_and_the_deadline_is_kept_by_a_timer() {
         .flat_map(|call| if let Call::Finish(jobs) = call { jobs.clone() } else { Vec::new() })
         .collect();
     assert_eq!(finished, [4, 3], "no expired history of 50 events reached the encoder for a reply");
-    assert_eq!(bench.handle.stats().cancelled.load(SeqCst), 0, "they expired, nobody went away");
+    assert_eq!(bench.handle.stats().cancelled.get(), 0, "they expired, nobody went away");
 }
 
 #[tokio::test]
@@ -402,15 +410,15 @@ async fn refreshes_make_a_user_warm_and_inline_histories_leave_nothing() {
     let bench = bench().await;
     let window = history(4, 500);
     assert!(bench.handle.refresh(1, Arc::clone(&window), Urgency::Events));
-    until("the refresh", || bench.handle.stats().refreshed.load(SeqCst) == 1).await;
+    until("the refresh", || bench.handle.stats().refreshed.get() == 1).await;
     let warm = bench.handle.encode(ask(1, &window, EVER)).await.unwrap();
     assert_eq!((warm.rows_reused, warm.rows_computed), (499, 1));
-    let users = bench.handle.stats().cache_users.load(SeqCst);
+    let users = bench.handle.stats().cache_users.get();
     let inline = EncodeRequest { user: None, ..ask(0, &window, EVER) };
     let reply = bench.handle.encode(inline).await.unwrap();
     assert_eq!((reply.degrade, reply.rows_computed), (Degrade::Full, 500));
     assert_eq!(reply.encoded.query(), warm.encoded.query(), "the cached state is exact");
-    assert_eq!(bench.handle.stats().cache_users.load(SeqCst), users);
+    assert_eq!(bench.handle.stats().cache_users.get(), users);
     let empty = bench.handle.encode(ask(3, &Arc::default(), EVER)).await.unwrap();
     assert_eq!(empty.encoded.query(), None);
     let scored = ScoreRequest { encoded: empty.encoded, items: vec![1, 2], deadline: within(EVER) };
@@ -425,7 +433,7 @@ async fn a_state_larger_than_the_cache_still_gives_a_whole_encode() {
     let reply = bench.handle.encode(ask(1, &window, EVER)).await.unwrap();
     assert_eq!((reply.degrade, reply.encoded.events()), (Degrade::Full, 4_000));
     assert!(bench.handle.refresh(1, window, Urgency::Events));
-    until("the refresh to be given up", || bench.handle.stats().refresh_abandoned.load(SeqCst) == 1).await;
+    until("the refresh to be given up", || bench.handle.stats().refresh_abandoned.get() == 1).await;
 }
 
 #[tokio::test]
@@ -448,6 +456,7 @@ async fn stopping_answers_those_who_wait() {
         }),
         Arc::clone(&bench.items),
         quick(),
+        Arc::default(),
     )
     .unwrap();
     drop(std::mem::replace(&mut bench._device, idle));

@@ -279,7 +279,7 @@ impl World {
         let passed_over = self.waiting.iter().any(|(id, known)| {
             let rows_left = known.task.rows.get();
             known.user.is_none()
-                && rows_left < limits().slice.as_millis() as u64
+                && ms(rows_left) < limits().slice
                 && known.deadline < first
                 && !batch.jobs.iter().any(|job| job.id == *id)
         });
