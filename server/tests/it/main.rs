@@ -1,6 +1,5 @@
 //! The server's rooms from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
 
 mod admin;
 mod batch_device;
