@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Shares of the items that the filters let through.
 const SHARES: [(&str, f64); 4] = [("100%", 1.0), ("10%", 0.1), ("1%", 0.01), ("0.1%", 0.001)];
@@ -205,17 +205,18 @@ fn puts(index: &LiveIndex, vectors: &[&[f32]]) -> anyhow::Result<f64> {
     Ok(percentiles(spent).p50_us)
 }
 
-/// Searches while a writer replaces items as fast as it can and merges run behind it.
+/// Searches while a writer replaces up to 20,000 items a second and merges run behind it.
 fn beside_writer(index: &LiveIndex, vectors: &[&[f32]], k: usize) -> anyhow::Result<Times> {
     let done = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut slot = 1;
             while !done.load(Ordering::Relaxed) {
-                for vector in vectors {
+                for vector in vectors.iter().take(20) {
                     index.put(slot, vector)?;
                     slot = slot % 20_000 + 1;
                 }
+                std::thread::sleep(Duration::from_millis(1));
             }
             Ok::<(), longbow_index::IndexError>(())
         });

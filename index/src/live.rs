@@ -51,6 +51,8 @@ struct Inner {
     merged: Condvar,
     /// The index is being dropped: a running build should stop.
     closing: AtomicBool,
+    /// Held while saving: two saves to one directory would write over each other's files.
+    saving: Mutex<()>,
 }
 
 impl LiveIndex {
@@ -87,6 +89,7 @@ impl LiveIndex {
             writer: Mutex::new(writer),
             merged: Condvar::new(),
             closing: AtomicBool::new(false),
+            saving: Mutex::new(()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -244,6 +247,7 @@ impl LiveIndex {
     /// # Errors
     /// [`IndexError::Io`]; [`IndexError::Faiss`].
     pub fn save(&self, directory: &Path) -> Result<(), IndexError> {
+        let _alone = self.inner.saving.lock();
         let snapshot = self.inner.current.load_full();
         persist::save(&snapshot, &self.inner.options, directory)
     }
@@ -306,7 +310,7 @@ impl Retriever for LiveIndex {
 }
 
 impl Drop for LiveIndex {
-    /// Stops a running merge and waits for it: no thread outlives the index.
+    /// Stops a running merge and waits until it has let go of the index.
     fn drop(&mut self) {
         self.inner.closing.store(true, Ordering::Relaxed);
         self.wait_for_merge();

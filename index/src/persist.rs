@@ -191,7 +191,8 @@ pub(crate) fn load(directory: &Path, options: &IndexOptions) -> Result<Snapshot,
     let lists = match &manifest.lists {
         Some(part) => {
             let bytes = parts::read(directory, "lists", part)?;
-            Some(Lists::restore(&bytes, manifest.kind, (rows.len(), manifest.dim), manifest.probes)?)
+            let lists = Lists::restore(&bytes, manifest.kind, (rows.len(), manifest.dim), manifest.probes);
+            Some(lists.map_err(|error| damaged(&parts::path(directory, "lists", part), error.to_string()))?)
         }
         None => None,
     };

@@ -36,13 +36,18 @@ pub(crate) enum Method {
     },
 }
 
-/// Eligible candidates that the visited lists should hold for each one fetched: below this, recall under a filter falls.
+/// Eligible vectors that the visited lists should hold for each result wanted: below this, recall under a filter falls.
 const CANDIDATES_PER_RESULT: usize = 8;
+/// And for each candidate fetched.
+const CANDIDATES_PER_FETCH: usize = 2;
 
-/// Cost of one step relative to the exact scoring of one vector (measured, 64 dimensions: `longbow-bench index`).
-const COST_VISIT_FLAT: f64 = 0.15;
-const COST_VISIT_CODE: f64 = 0.12;
-const COST_FLAT: f64 = 1.0;
+/// Costs in exact scorings of consecutive rows (14 ns at 64 dimensions; `longbow-bench index` has the times they come from).
+/// Scoring a row far from the last one: a miss in the cache.
+const COST_APART: f64 = 2.4;
+/// Share of eligible rows below which they lie apart.
+const APART_BELOW: f64 = 0.25;
+/// Passing by one entry of a list: asking the bitmap, or its part of a code block.
+const COST_VISIT: f64 = 0.4;
 
 /// The method for `k` results among `eligible` of the lists' vectors.
 pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) -> Method {
@@ -56,12 +61,10 @@ pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) ->
         (set, _) => set,
     };
     // A list holds eligible / nlist of the eligible on average.
-    let needed = (fetch * CANDIDATES_PER_RESULT).saturating_mul(shape.nlist).div_ceil(eligible);
+    let candidates = (k * CANDIDATES_PER_RESULT).max(fetch * CANDIDATES_PER_FETCH);
+    let needed = candidates.saturating_mul(shape.nlist).div_ceil(eligible);
     let nprobe = base.max(needed);
-    if nprobe >= shape.nlist {
-        return Method::Exact;
-    }
-    if lists_cost(shape, eligible, nprobe, fetch) >= as_f64(eligible) {
+    if nprobe >= shape.nlist || lists_cost(shape, eligible, nprobe, fetch) >= exact_cost(shape, eligible) {
         return Method::Exact;
     }
     Method::Lists { nprobe, fetch }
@@ -72,16 +75,17 @@ pub(crate) fn fetch_count(shape: Shape, effort: Effort, eligible: usize, k: usiz
     if shape.compressed { k.saturating_mul(effort.overfetch.max(1)).min(eligible) } else { k }
 }
 
-/// Cost of a search of the lists, in exact scorings.
+fn exact_cost(shape: Shape, eligible: usize) -> f64 {
+    let apart = as_f64(eligible) < as_f64(shape.rows) * APART_BELOW;
+    as_f64(eligible) * if apart { COST_APART } else { 1.0 }
+}
+
 fn lists_cost(shape: Shape, eligible: usize, nprobe: usize, fetch: usize) -> f64 {
     let visited = as_f64(shape.rows) * as_f64(nprobe) / as_f64(shape.nlist);
     let share = as_f64(eligible) / as_f64(shape.rows.max(1));
-    let scan = if shape.compressed {
-        visited * COST_VISIT_CODE + as_f64(fetch)
-    } else {
-        visited * (COST_VISIT_FLAT + COST_FLAT * share)
-    };
-    as_f64(shape.nlist) + scan
+    // Codes are scored whether eligible or not, at little more than the visit; whole vectors only where eligible.
+    let scored = if shape.compressed { 0.0 } else { visited * share };
+    as_f64(shape.nlist) + visited * COST_VISIT + scored + as_f64(fetch) * COST_APART
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate from counts far below 2^52")]

@@ -32,8 +32,8 @@ pub type OnRecall = Box<dyn Fn(f32) + Send>;
 pub struct SearchOptions {
     /// Requests that may wait; one more is refused at once.
     pub queue_max: usize,
-    /// Queries of one call to the index at most. Requests that wait together share the passes of an exact scan; a small number keeps
-    /// the first of them from waiting for the last.
+    /// Queries of one call to the index at most, a request's own filters aside. Requests that wait together share the passes of an exact
+    /// scan (a quarter less time a query at eight); inverted lists gain nothing, and the first waits for the last: keep it small.
     pub batch_queries_max: usize,
     /// One query in so many is searched again exactly; 0 for none.
     pub recall_every: u64,
@@ -42,9 +42,9 @@ pub struct SearchOptions {
 }
 
 impl Default for SearchOptions {
-    /// 512 waiting, 8 queries together, no recall samples.
+    /// 512 waiting, 4 queries together, no recall samples.
     fn default() -> Self {
-        Self { queue_max: 512, batch_queries_max: 8, recall_every: 0, on_recall: Box::new(|_| {}) }
+        Self { queue_max: 512, batch_queries_max: 4, recall_every: 0, on_recall: Box::new(|_| {}) }
     }
 }
 
