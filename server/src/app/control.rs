@@ -81,12 +81,11 @@ impl Control {
         #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are below 2^53")]
         let now = app.clock.micros() as f64 / 1e6;
         let mut money = [0_i64; 4];
-        let controls = self.pacing.tick(now, &catalog, |slot, plan| {
+        let controls = self.pacing.tick(now, &catalog, |slot, _| {
             let balance = app.accounts.of(slot).and_then(|account| app.ledger.balance(account)).unwrap_or_default();
             let columns = [balance.granted, balance.spent, balance.held, balance.free];
             money.iter_mut().zip(columns).for_each(|(sum, column)| *sum = sum.saturating_add(column.0));
-            let earned = app.outcomes.of(slot).earned(&plan.goal);
-            PlanTotals { spent: balance.spent, free: balance.free, earned }
+            PlanTotals { spent: balance.spent, free: balance.free, results: app.outcomes.of(slot) }
         });
         app.controls.store(controls);
         app.show_money(money);

@@ -222,7 +222,7 @@ fn field_fault(text: &str) -> Fault {
 /// An accepted event that names an ad counts as its result.
 fn feed_back(app: &App, catalog: &Catalog, body: &EventBody, action: u16) {
     let shown = match action {
-        actions::IMPRESSION => Some((Outcome::Impression, PlanOutcome::Impression)),
+        actions::IMPRESSION => Some((Outcome::Impression, PlanOutcome::Impression(Micros::ZERO))),
         actions::CLICK => Some((Outcome::Click, PlanOutcome::Click)),
         _ => None,
     };

@@ -135,7 +135,7 @@ fn seen(app: &App, kind: NoticeKind, claim: &Claim<'_>) -> NoticeOutcome {
     let catalog = app.catalog.snapshot();
     let (of_creative, of_plan) = match kind {
         NoticeKind::Click => (Outcome::Click, PlanOutcome::Click),
-        _ => (Outcome::Impression, PlanOutcome::Impression),
+        _ => (Outcome::Impression, PlanOutcome::Impression(Micros::ZERO)),
     };
     if let Some(creative) = creative_of(&catalog, claim) {
         app.chooser.record(&catalog, creative, of_creative);

@@ -272,6 +272,7 @@ fn price_all(
                     multiplier: controls.multiplier(plan),
                     free: app.accounts.free(&app.ledger, plan),
                     shading: 1.0,
+                    video_duration_s: None,
                 };
                 match bid(&input, &offer.market) {
                     Ok(price) => priced.push(Candidate { slot: offer.position, plan, item, priced: price }),
