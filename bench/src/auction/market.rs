@@ -265,7 +265,6 @@ impl<'a> Day<'a> {
                     multiplier: day.multiplier,
                     free: Micros(stream.budget.0 - day.spent.0),
                     shading: 1.0,
-                    video_duration_s: None,
                 };
                 let Ok(priced) = price::bid(&input, &market) else { continue };
                 if priced.price < auction.price {

@@ -44,12 +44,18 @@ impl<'a> Market<'a> {
         Ok(Self { slot, fx, auction_type: terms.auction_type, currency, floor_currency, floor })
     }
 
-    /// Floor of the open auction for a video of this length, else the impression's, in the response currency.
-    fn open_floor(&self, video_duration_s: Option<u32>) -> Option<Micros> {
-        if video_duration_s.is_none() {
-            return Some(self.floor);
+    /// Checks a decided bid's price once its creative is chosen: the floor of an open bid may depend on the length of a
+    /// video ([`crate::render::FormUsed::video_duration_s`]), which [`bid`], made before the choice, does not know.
+    ///
+    /// # Errors
+    /// [`NoBidReason::BelowFloor`], or `CurrencyUnknown` if the floor cannot be converted.
+    pub fn check_floor(&self, priced: &Priced, video_duration_s: Option<u32>) -> Result<(), NoBidReason> {
+        if priced.deal.is_some() || video_duration_s.is_none() {
+            return Ok(());
         }
-        self.fx.convert(self.slot.open_floor(video_duration_s), self.floor_currency, self.currency, Rounding::Up)
+        let floor = self.slot.open_floor(video_duration_s);
+        let floor = self.fx.convert(floor, self.floor_currency, self.currency, Rounding::Up);
+        if priced.price >= floor.ok_or(NoBidReason::CurrencyUnknown)? { Ok(()) } else { Err(NoBidReason::BelowFloor) }
     }
 
     /// Currency of the response (`cur`).
@@ -77,9 +83,6 @@ pub struct PriceInput<'a> {
     /// Share of the bid that is offered in a first-price auction, in (0, 1]: 1 pays what the impression is worth to the
     /// plan. A win-rate model `F` fills it with `argmax (v - b) F(b) / v`. Second-price bids are truthful and ignore it.
     pub shading: f64,
-    /// Length of the video creative, once it is chosen ([`crate::render::FormUsed::video_duration_s`]): floors may depend
-    /// on it. Until then `None`, which means the impression's own floor; price the winner again with its creative.
-    pub video_duration_s: Option<u32>,
 }
 
 /// A price for one impression.
@@ -153,10 +156,10 @@ pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidR
             .ok_or(NoBidReason::CurrencyUnknown)
     };
     let strength = into_response(affordable)?;
-    let route = match route(input, market, strength) {
+    let route = match route(input.plan, market, strength) {
         Ok(route) => route,
         // Told apart for the advertiser: raise the budget, or raise the bid.
-        Err(_) if affordable < wanted && self::route(input, market, into_response(wanted)?).is_ok() => {
+        Err(_) if affordable < wanted && self::route(input.plan, market, into_response(wanted)?).is_ok() => {
             return Err(NoBidReason::BudgetExhausted);
         }
         Err(reason) => return Err(reason),
@@ -196,14 +199,14 @@ struct Route {
     auction_type: AuctionType,
 }
 
-fn route(input: &PriceInput<'_>, market: &Market<'_>, strength: Micros) -> Result<Route, NoBidReason> {
+fn route(plan: &Plan, market: &Market<'_>, strength: Micros) -> Result<Route, NoBidReason> {
     if strength.0 < 1 {
         return Err(NoBidReason::PriceBelowMin);
     }
     let mut best: Option<Route> = None;
     let mut own_deal = false;
     for (position, deal) in market.slot.deals.iter().enumerate() {
-        if !deal_admits(deal, input.plan) {
+        if !deal_admits(deal, plan) {
             continue;
         }
         own_deal = true;
@@ -219,11 +222,10 @@ fn route(input: &PriceInput<'_>, market: &Market<'_>, strength: Micros) -> Resul
     if market.slot.private_auction {
         return Err(if own_deal { NoBidReason::BelowFloor } else { NoBidReason::DealRequired });
     }
-    let floor = market.open_floor(input.video_duration_s).ok_or(NoBidReason::CurrencyUnknown)?;
-    if strength < floor {
+    if strength < market.floor {
         return Err(NoBidReason::BelowFloor);
     }
-    Ok(Route { deal: None, floor, auction_type: market.auction_type })
+    Ok(Route { deal: None, floor: market.floor, auction_type: market.auction_type })
 }
 
 fn deal_floor(deal: &DealOffer, market: &Market<'_>) -> Option<Micros> {

@@ -14,7 +14,7 @@ use crate::ids::{CreativeSlot, ItemSlot, PlanSlot};
 use crate::ledger::{BidId, ReserveError};
 use crate::meters::{NoBid, Stage, StageTimes};
 use crate::money::{Currency, Micros};
-use crate::render::fits;
+use crate::render::{FormUsed, fits};
 use longbow_model::Scores;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -272,7 +272,6 @@ fn price_all(
                     multiplier: controls.multiplier(plan),
                     free: app.accounts.free(&app.ledger, plan),
                     shading: 1.0,
-                    video_duration_s: None,
                 };
                 match bid(&input, &offer.market) {
                     Ok(price) => priced.push(Candidate { slot: offer.position, plan, item, priced: price }),
@@ -353,6 +352,8 @@ impl Choosing<'_> {
         let creatives = offer.eligible.creatives(self.catalog, plan, item).filter(shows);
         let creative = self.app.chooser.choose(self.catalog, creatives, &mut rng).ok_or(NoBidReason::NoCreativeFits)?;
         let creative = creative.creative;
+        let form = self.catalog.creative(creative).and_then(|e| fits(self.terms, offer.slot, &e.record).ok());
+        offer.market.check_floor(&priced, form.and_then(FormUsed::video_duration_s))?;
         let now_micros = self.app.clock.micros();
         let now = now_micros.div_euclid(1_000_000);
         let decided = Decided { plan, item, creative: Some(creative), deal: priced.deal };
