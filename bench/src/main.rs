@@ -4,6 +4,7 @@
 mod auction;
 mod client;
 mod index;
+mod ipinyou;
 mod load;
 mod out;
 mod replay;

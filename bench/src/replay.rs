@@ -61,7 +61,10 @@ fn request_of(line: &str) -> anyhow::Result<(&'static str, Bytes)> {
         let path = if feed { "/v1/rank" } else { "/openrtb2/bid" };
         return Ok((path, Bytes::copy_from_slice(line.as_bytes())));
     }
-    anyhow::bail!("is no JSON object")
+    if line.contains('\t') {
+        return Ok(("/openrtb2/bid", Bytes::from(crate::ipinyou::to_openrtb(line)?.to_string())));
+    }
+    anyhow::bail!("is neither a JSON object nor a tab-separated bid log line")
 }
 
 /// Runs the command.

@@ -9,7 +9,7 @@ mod fit;
 mod native;
 mod vast;
 
-pub use escape::{web_url, xml_text};
+pub use escape::{markup_text, web_url};
 pub use fit::fits;
 pub use vast::VastVersion;
 

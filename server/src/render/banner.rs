@@ -1,6 +1,6 @@
 //! Banner HTML: a picture in a link, and an impression pixel.
 
-use super::escape::{html_text, web_url};
+use super::escape::{markup_text, web_url};
 use super::{Dressing, FormUsed, Misfit};
 use crate::plans::Format;
 
@@ -9,10 +9,10 @@ pub(super) fn html(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     else {
         return Err(Misfit::FormNotOffered);
     };
-    let click = html_text(&web_url(dressing.click_url)?);
-    let picture = html_text(&web_url(image_url)?);
-    let pixel = html_text(&web_url(dressing.impression_url)?);
-    let label = html_text(dressing.label);
+    let click = markup_text(&web_url(dressing.click_url)?);
+    let picture = markup_text(&web_url(image_url)?);
+    let pixel = markup_text(&web_url(dressing.impression_url)?);
+    let label = markup_text(dressing.label);
     Ok(format!(
         "<a href=\"{click}\" target=\"_blank\" rel=\"noopener nofollow\">\
          <img src=\"{picture}\" width=\"{w}\" height=\"{h}\" alt=\"{label}\" style=\"border:0;display:block\"></a>\

@@ -1,6 +1,6 @@
 //! In-line VAST 2.0 to 4.2: the newest version that the player accepts.
 
-use super::escape::{web_url, xml_text};
+use super::escape::{markup_text, web_url};
 use super::{Dressing, FormUsed, Misfit};
 use crate::plans::Format;
 
@@ -63,14 +63,14 @@ pub(super) fn xml(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     else {
         return Err(Misfit::FormNotOffered);
     };
-    let id = xml_text(dressing.creative.id.as_str());
-    let title = format!("<AdTitle>{}</AdTitle>", xml_text(title(dressing)));
+    let id = markup_text(dressing.creative.id.as_str());
+    let title = format!("<AdTitle>{}</AdTitle>", markup_text(title(dressing)));
     let impression = format!("<Impression>{}</Impression>", cdata(&web_url(dressing.impression_url)?));
     let clicks =
         format!("<VideoClicks><ClickThrough>{}</ClickThrough></VideoClicks>", cdata(&web_url(dressing.click_url)?));
     let media = format!(
         "<MediaFiles><MediaFile delivery=\"progressive\" type=\"{}\" width=\"{w}\" height=\"{h}\">{}</MediaFile></MediaFiles>",
-        xml_text(mime),
+        markup_text(mime),
         cdata(&web_url(media_url)?)
     );
     let (hours, minutes, seconds) = (duration_s / 3_600, duration_s / 60 % 60, duration_s % 60);
