@@ -84,10 +84,24 @@ fn every_bad_file_names_its_field() {
     }
 }
 
+fn imp(fields: &str) -> String {
+    format!(r#"{{"id":"r","imp":[{{"id":"1",{fields}}}]}}"#)
+}
+
+fn top(fields: &str) -> String {
+    format!(r#"{{"id":"r","imp":[{{"id":"1","banner":{{}}}}],{fields}}}"#)
+}
+
+fn all_name_their_field(cases: &[(String, &str)]) {
+    for (body, field) in cases {
+        let error = bad(body);
+        assert_eq!(error.field, *field, "{body}: {error}");
+        assert!(error.header_text().len() <= 300);
+    }
+}
+
 #[test]
-fn every_must_rule_names_its_field() {
-    let imp = |fields: &str| format!(r#"{{"id":"r","imp":[{{"id":"1",{fields}}}]}}"#);
-    let top = |fields: &str| format!(r#"{{"id":"r","imp":[{{"id":"1","banner":{{}}}}],{fields}}}"#);
+fn the_body_and_the_ids_name_their_fault() {
     let cases = [
         ("".to_owned(), "body"),
         ("{".to_owned(), "body"),
@@ -108,6 +122,13 @@ fn every_must_rule_names_its_field() {
         (r#"{"id":"r","imp":[{"id":""}]}"#.to_owned(), "imp[0].id"),
         (r#"{"id":"r","imp":[{"id":"a"},{"id":" "}]}"#.to_owned(), "imp[1].id"),
         (r#"{"id":"r","imp":[{"id":7},{"id":"7"}]}"#.to_owned(), "imp[1].id"),
+    ];
+    all_name_their_field(&cases);
+}
+
+#[test]
+fn every_rule_of_the_forms_names_its_field() {
+    let cases = [
         (imp(r#""banner":7"#), "imp[0].banner"),
         (imp(r#""banner":{"w":-300,"h":250}"#), "imp[0].banner.w"),
         (imp(r#""banner":{"w":-0.5,"h":250}"#), "imp[0].banner.w"),
@@ -128,6 +149,13 @@ fn every_must_rule_names_its_field() {
         (imp(r#""video":{"mimes":["video/mp4"],"durfloors":[{"bidfloor":-1}]}"#), "imp[0].video.durfloors[0].bidfloor"),
         (imp(r#""audio":{"mimes":[]}"#), "imp[0].audio.mimes"),
         (imp(r#""audio":{"mimes":["audio/mp4"],"sequence":-1}"#), "imp[0].audio.sequence"),
+    ];
+    all_name_their_field(&cases);
+}
+
+#[test]
+fn every_rule_of_native_deals_money_and_context_names_its_field() {
+    let cases = [
         (imp(r#""native":{"request":null}"#), "imp[0].native.request"),
         (imp(r#""native":{"request":""}"#), "imp[0].native.request"),
         (imp(r#""native":{"request":7}"#), "imp[0].native.request"),
@@ -154,11 +182,7 @@ fn every_must_rule_names_its_field() {
         (top(r#""device":{"ppi":-1}"#), "device.ppi"),
         (top(r#""device":{"geo":{"accuracy":-1}}"#), "device.geo.accuracy"),
     ];
-    for (body, field) in cases {
-        let error = bad(&body);
-        assert_eq!(error.field, field, "{body}: {error}");
-        assert!(error.header_text().len() <= 300);
-    }
+    all_name_their_field(&cases);
 }
 
 #[test]

@@ -69,8 +69,13 @@ fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.parse().ok())
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast that saturates is what is wanted")]
+fn whole(number: f64) -> u64 {
+    number as u64
+}
+
 fn numbers(value: &Value) -> Vec<u64> {
-    list(value).iter().filter_map(|v| number(v)).map(|n| n as u64).collect()
+    list(value).iter().filter_map(number).map(whole).collect()
 }
 
 fn is_set(value: &Value) -> bool {
@@ -229,7 +234,7 @@ impl Judge<'_> {
 
     fn banner(&mut self, offer: &Value) {
         let size = |value: &Value| {
-            Some((number(&value["w"])? as u64, number(&value["h"])? as u64)).filter(|&(w, h)| w * h > 0)
+            Some((whole(number(&value["w"])?), whole(number(&value["h"])?))).filter(|&(w, h)| w * h > 0)
         };
         let sizes: Vec<_> = list(&offer["format"]).iter().chain([offer]).filter_map(size).collect();
         let own = size(self.bid);
@@ -253,7 +258,7 @@ impl Judge<'_> {
         let exact = numbers(&offer["rqddurs"]);
         let longest = number(&offer["maxduration"]).filter(|n| *n > 0.0).unwrap_or(f64::INFINITY);
         let in_range = (number(&offer["minduration"]).unwrap_or(0.0)..=longest).contains(&seconds);
-        if if exact.is_empty() { !in_range } else { !exact.contains(&(seconds as u64)) } {
+        if if exact.is_empty() { !in_range } else { !exact.contains(&whole(seconds)) } {
             self.fail(format!("duration {seconds} is not allowed"));
         }
         if self.bid["dur"].as_f64() != Some(seconds) {

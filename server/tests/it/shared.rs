@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 /// A path under `../shared`, if it exists.
+#[expect(clippy::print_stdout, reason = "says why a test was skipped")]
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let full = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
     if full.exists() {
