@@ -1,5 +1,5 @@
 //! Times the stages of a request on this machine: `cargo run --release -p longbow-model --example stages`.
-//! Medians, microseconds.
+//! Medians, microseconds. History lengths may be given as arguments.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints figures")]
 
 use std::sync::Arc;
@@ -50,7 +50,11 @@ fn main() {
     println!("{:?}, {} threads; D 64, 2 layers, 2 heads of 32, N 10,240", engine.isa(), engine.threads());
     let mut encoder = CpuEncoder::new(Arc::clone(&model), engine);
     let candidates: Vec<u32> = (1..=500).collect();
-    for len in [20_usize, 200, 1000, 10_000] {
+    let mut lengths: Vec<usize> = std::env::args().skip(1).map(|len| len.parse().unwrap()).collect();
+    if lengths.is_empty() {
+        lengths = vec![20, 200, 1000, 10_000];
+    }
+    for len in lengths {
         let slots: Vec<u32> = (0..len).map(|i| u32::try_from(i * 7919 % 2000).unwrap() + 1).collect();
         let actions: Vec<u16> = (0..len).map(|i| u16::try_from(i % 7).unwrap() + 1).collect();
         let times: Vec<i64> = (0..len).map(|i| 1_700_000_000 + i64::try_from(i).unwrap() * 997).collect();
@@ -73,7 +77,7 @@ fn main() {
                 shorter = encoder.new_state();
                 shorter.clone_from(&state);
                 let mut last = times.clone();
-                last[len - 10] += 1;
+                last[len.saturating_sub(10)] += 1;
                 let window = Window { times: &last, ..window };
                 let job = Advance { state: &mut shorter, window, items: &items, rows_max: usize::MAX };
                 encoder.advance(&mut [job]).unwrap();
