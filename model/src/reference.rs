@@ -23,8 +23,8 @@ impl From<candle_core::Error> for EncodeError {
     }
 }
 
-/// Rows of the score matrix that exist at a time.
-const CHUNK_ROWS: usize = 256;
+/// Most numbers of the score matrix that exist at a time, over all heads.
+const SCORES_MAX: usize = 1 << 23;
 /// Epsilon of the norm before the heads, and of the heads' own norm.
 const HEAD_INPUT_EPSILON: f64 = 1e-6;
 const HEAD_NORM_EPSILON: f64 = 1e-5;
@@ -85,6 +85,11 @@ fn layer_norm(x: &Tensor, epsilon: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     centred.broadcast_div(&(variance + epsilon)?.sqrt()?)
+}
+
+/// Rows of the score matrix of `n` keys that are computed at a time.
+fn chunk_rows(n: usize, heads: usize) -> usize {
+    (SCORES_MAX / (n * heads).max(1)).clamp(1, 256)
 }
 
 fn sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -223,8 +228,9 @@ impl ReferenceEncoder {
             let heads = self.config.num_heads;
             let (q, k, v) = (split_heads(&q, heads)?, split_heads(&k, heads)?, split_heads(&v, heads)?);
             let mut chunks = Vec::new();
-            for start in (0..times.len()).step_by(CHUNK_ROWS) {
-                let end = (start + CHUNK_ROWS).min(times.len());
+            let step = chunk_rows(times.len(), heads);
+            for start in (0..times.len()).step_by(step) {
+                let end = (start + step).min(times.len());
                 let queries = Queries {
                     q: q.narrow(1, start, end - start)?,
                     positions: &positions[start..end],

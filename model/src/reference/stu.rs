@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::{CHUNK_ROWS, Result, flat, join_heads, layer_norm, real, silu, split_heads, tensor};
+use super::{Result, chunk_rows, flat, join_heads, layer_norm, real, silu, split_heads, tensor};
 use crate::config::StuConfig;
 use crate::encoder::EncodeError;
 use crate::model::StuModel;
@@ -80,8 +80,9 @@ impl Layer {
         let k = split_heads(&uvqk.narrow(1, 2 * v_width + k_width, k_width)?, heads)?;
         let n = config.rows();
         let mut chunks = Vec::new();
-        for start in (0..n).step_by(CHUNK_ROWS) {
-            let count = CHUNK_ROWS.min(n - start);
+        let step = chunk_rows(n, heads);
+        for start in (0..n).step_by(step) {
+            let count = step.min(n - start);
             let scores = (q.narrow(1, start, count)?.matmul(&k.t()?)? * config.alpha)?;
             let mask: Vec<f64> = (start..start + count)
                 .flat_map(|i| (0..n).map(move |j| f64::from(u8::from(sees(i, j, config)))))
