@@ -298,7 +298,7 @@ impl ReferenceEncoder {
         (x * real(d).sqrt())? + self.position.index_select(&Tensor::new(at, &Device::Cpu)?, 0)?
     }
 
-    /// Head probabilities `[C, T]` of candidate rows `[C, D]`: z = layer_norm(row[:D_item]) * item_emb, Linear,
+    /// Head probabilities `[C, T]` of candidate rows `[C, D]`: `z = layer_norm(row[:D_item]) * item_emb`, Linear,
     /// x * sigmoid(layer_norm(x)), Linear, sigmoid.
     ///
     /// # Errors
