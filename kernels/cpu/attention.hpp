@@ -117,6 +117,28 @@ void pack_values(const StepRows& rows, int64_t offset, int64_t d, int64_t width,
     }
 }
 
+// Brings one head's share of the next step's rows into the second-level cache, a few lines for each block of rows. Rows
+// lie a stride apart, which the hardware's own prefetch does not follow.
+class Prefetch {
+  public:
+    Prefetch(const StepRows& next, int64_t head, const LongbowAttention& p, int64_t blocks)
+        : next_(next), k_from_(head * p.d_qk), k_to_(k_from_ + p.d_qk), v_from_(head * p.d_v), v_to_(v_from_ + p.d_v),
+          each_((next.keys + blocks - 1) / blocks) {}
+
+    void some() {
+        const int64_t to = smaller(next_.keys, at_ + each_);
+        for (; at_ < to; ++at_) {
+            for (int64_t c = k_from_; c < k_to_; c += 16) _mm_prefetch(next_.k[at_] + c, _MM_HINT_T1);
+            for (int64_t c = v_from_; c < v_to_; c += 16) _mm_prefetch(next_.v[at_] + c, _MM_HINT_T1);
+        }
+    }
+
+  private:
+    const StepRows& next_;
+    const int64_t k_from_, k_to_, v_from_, v_to_, each_;
+    int64_t at_ = 0;
+};
+
 // One tile at work: parameters, scratch, and the loops.
 class Tile {
   public:
@@ -137,14 +159,19 @@ class Tile {
 
     bool run() {
         Cursor cursor(p_);
-        StepRows rows;
-        for (int64_t key = p_.key_begin; key < p_.key_end; key += kKeys) {
-            if (!cursor.take(smaller(kKeys, p_.key_end - key), rows)) return false;
+        StepRows steps[2];
+        if (p_.key_begin < p_.key_end && !cursor.take(smaller(kKeys, p_.key_end - p_.key_begin), steps[0])) return false;
+        int now = 0;
+        for (int64_t key = p_.key_begin; key < p_.key_end; key += kKeys, now ^= 1) {
+            const StepRows& rows = steps[now];
+            StepRows& next = steps[now ^ 1];
+            next.keys = 0;
+            if (key + kKeys < p_.key_end && !cursor.take(smaller(kKeys, p_.key_end - key - kKeys), next)) return false;
             bias_.step(key, rows.times);
             for (int64_t h = 0; h < p_.heads; ++h) {
                 pack_keys(rows, h * p_.d_qk, p_.d_qk, s_ + at_.zeros, s_ + at_.kt);
                 pack_values(rows, h * p_.d_v, p_.d_v, at_.v_width, s_ + at_.v);
-                head(h, key, rows.keys);
+                head(h, key, rows.keys, Prefetch(next, h, p_, (p_.rows + kRows - 1) / kRows));
             }
         }
         if (p_.own_k) add_own();
@@ -153,7 +180,7 @@ class Tile {
     }
 
   private:
-    void head(int64_t h, int64_t key, int64_t keys) {
+    void head(int64_t h, int64_t key, int64_t keys, Prefetch prefetch) {
         // Rows that stand before the first key of the step see none of it.
         const int64_t first = p_.causal ? larger(0, key - p_.first_position) / kRows * kRows : 0;
         for (int64_t r = first; r < p_.rows; r += kRows) {
@@ -165,6 +192,7 @@ class Tile {
                 if (seen <= 0) continue;
                 ragged = larger(0, seen - (last - (rows - 1)));
             }
+            prefetch.some();
             const HeadStep step = {s_ + at_.q + (h * p_.rows + r) * p_.d_qk, p_.d_qk, s_ + at_.kt, row_bias_ + r, s_ + at_.v,
                                    at_.v_width, s_ + at_.sums + (r * p_.heads + h) * at_.v_width, p_.heads * at_.v_width,
                                    s_ + at_.weights, seen, ragged};
