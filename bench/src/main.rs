@@ -1,6 +1,7 @@
 //! `longbow-bench`: load, replay and kernel benches. Every command prints a table; with `--json` the last line is one
 //! JSON object with the same figures.
 
+mod attention;
 mod auction;
 mod client;
 mod index;
@@ -32,6 +33,8 @@ enum Command {
     Load(load::LoadArgs),
     /// Retrieval: recall and latency of each kind of index under filters, and while items change
     Index(index::IndexArgs),
+    /// Attention kernels: a whole history, candidates, an append, beside a matrix product
+    Attention(attention::AttentionArgs),
     /// Sends recorded requests (JSONL, or bid log lines) and counts the answers
     Replay(replay::ReplayArgs),
 }
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Command::Auction(args) => auction::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Index(args) => index::run(&args),
+        Command::Attention(args) => attention::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }

@@ -1,0 +1,153 @@
+//! `longbow-bench attention`: how fast the attention kernels are, beside a matrix product on the same cores.
+
+mod world;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use longbow_kernels::{Engine, Isa, MatrixMut, MatrixRef, Shape};
+
+use crate::out;
+use world::World;
+
+/// Rows, inner size and columns of the matrix product that the attention is compared with.
+const PRODUCT: (usize, usize, usize) = (4096, 256, 256);
+
+/// Measure attention: one user's whole history, candidates against it, an append of one row, and an sgemm.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Examples:\n  longbow-bench attention --n 10000 --heads 2 --dim 32\n  longbow-bench attention --isa avx2 --threads 1 --json"
+)]
+pub(crate) struct AttentionArgs {
+    /// Events in the history.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) n: u32,
+    /// Heads.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) heads: u32,
+    /// Width of a head, for queries, keys and values alike.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) dim: u32,
+    /// Candidate rows.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) candidates: u32,
+    /// Threads (0: one for each core).
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: usize,
+    /// Instruction set: portable, avx2 or avx512 (default: the best this machine has).
+    #[arg(long)]
+    pub(crate) isa: Option<Isa>,
+    /// Rounds; each runs every measurement once, so that slow spells of the machine hit all of them.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: u32,
+    /// Print one JSON object with the figures as the last line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Seconds of each round of one measurement.
+#[derive(Default)]
+struct Series(Vec<Duration>);
+
+impl Series {
+    fn time(&mut self, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let start = Instant::now();
+        work()?;
+        self.0.push(start.elapsed());
+        Ok(())
+    }
+
+    fn median_s(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).map_or(f64::NAN, Duration::as_secs_f64)
+    }
+}
+
+/// The figures of one run.
+#[derive(Debug, serde::Serialize)]
+struct Figures {
+    isa: String,
+    threads: usize,
+    n: u32,
+    heads: u32,
+    dim: u32,
+    causal_ms: f64,
+    causal_one_thread_ms: f64,
+    gflops: f64,
+    sgemm_ms: f64,
+    sgemm_gflops: f64,
+    ratio: f64,
+    candidates: u32,
+    candidates_ms: f64,
+    candidates_gflops: f64,
+    append_one_row_ms: f64,
+    append_gflops: f64,
+}
+
+fn measure(args: &AttentionArgs) -> anyhow::Result<Figures> {
+    let engine = Engine::new(args.threads, args.isa).context("starting the kernels")?;
+    let single = Engine::new(1, args.isa)?;
+    let (n, d, heads) = (args.n as usize, args.dim as usize, args.heads as usize);
+    let mut world = World::new(Shape { heads, d_qk: d, d_v: d }, n, args.candidates as usize);
+    let (m, k, cols) = PRODUCT;
+    let (a, b, mut c) = (vec![0.5_f32; m * k], vec![0.25_f32; k * cols], vec![0.0_f32; m * cols]);
+    let (a, b) = (MatrixRef::dense(&a, m, k)?, MatrixRef::dense(&b, k, cols)?);
+    let (mut causal, mut one_thread, mut candidates, mut append, mut product) =
+        (Series::default(), Series::default(), Series::default(), Series::default(), Series::default());
+    world.attend(&engine, Some(n))?;
+    for _ in 0..args.rounds {
+        causal.time(|| world.attend(&engine, Some(n)))?;
+        product.time(|| Ok(engine.gemm(a, b, 0.0, MatrixMut::dense(&mut c, m, cols)?)?))?;
+        candidates.time(|| world.attend(&engine, None))?;
+        append.time(|| world.attend(&engine, Some(1)))?;
+        one_thread.time(|| world.attend(&single, Some(n)))?;
+    }
+    let pairs = |queries: u32, keys: f64| f64::from(queries) * keys * f64::from(args.heads * args.dim);
+    let gflops = 4.0 * pairs(args.n, f64::from(args.n) / 2.0) / causal.median_s() / 1e9;
+    let product_flops = 2.0 * 4096.0 * 256.0 * 256.0;
+    let sgemm_gflops = product_flops / product.median_s() / 1e9;
+    Ok(Figures {
+        isa: engine.isa().to_string(),
+        threads: engine.threads(),
+        n: args.n,
+        heads: args.heads,
+        dim: args.dim,
+        causal_ms: causal.median_s() * 1e3,
+        causal_one_thread_ms: one_thread.median_s() * 1e3,
+        gflops,
+        sgemm_ms: product.median_s() * 1e3,
+        sgemm_gflops,
+        ratio: gflops / sgemm_gflops,
+        candidates: args.candidates,
+        candidates_ms: candidates.median_s() * 1e3,
+        candidates_gflops: 4.0 * pairs(args.candidates, f64::from(args.n)) / candidates.median_s() / 1e9,
+        append_one_row_ms: append.median_s() * 1e3,
+        append_gflops: 4.0 * pairs(1, f64::from(args.n)) / append.median_s() / 1e9,
+    })
+}
+
+/// Measures and prints a small table, and with `--json` one JSON object after it.
+///
+/// # Errors
+/// When the instruction set is not available or the output cannot be written.
+pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
+    let f = measure(args)?;
+    out::line(format!(
+        "{} on {} threads, a history of {} events, H={} d={}, medians of {} rounds",
+        f.isa, f.threads, f.n, f.heads, f.dim, args.rounds
+    ));
+    let row = |name: &str, ms: f64, gflops: f64| vec![name.to_owned(), format!("{ms:.3}"), format!("{gflops:.1}")];
+    out::table(
+        &["", "ms", "GFLOP/s"],
+        &[
+            row("causal", f.causal_ms, f.gflops),
+            row("causal, one thread", f.causal_one_thread_ms, f.gflops * f.causal_ms / f.causal_one_thread_ms),
+            row(&format!("{} candidates", f.candidates), f.candidates_ms, f.candidates_gflops),
+            row("append of one row", f.append_one_row_ms, f.append_gflops),
+            row("sgemm 4096x256x256 (matrixmultiply)", f.sgemm_ms, f.sgemm_gflops),
+        ],
+    );
+    out::line(format!("attention / sgemm: {:.2}", f.ratio));
+    out::json(args.json, &f)
+}
