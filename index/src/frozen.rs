@@ -35,9 +35,9 @@ impl Frozen {
         let lists = Lists::build(&rows, &slots, options)?;
         let mut frozen = Self::new(rows, slots, lists);
         if let (Some(lists), Some(recall_min)) = (frozen.lists(), options.recall_min) {
-            let probes = tune::probes(&frozen, lists, recall_min, options)?;
+            let tuned = tune::tune(&frozen, lists, recall_min, options)?;
             if let Some(lists) = &mut frozen.lists {
-                lists.set_probes(probes);
+                lists.set_tuned(tuned);
             }
         }
         Ok(frozen)

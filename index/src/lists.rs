@@ -2,6 +2,7 @@
 
 use crate::ffi::Ivf;
 use crate::frozen::Frozen;
+use crate::options::OVERFETCH_MAX;
 use crate::plan::Shape;
 use crate::rows::Rows;
 use crate::scan::Picked;
@@ -29,6 +30,8 @@ pub(crate) struct Lists {
     compressed: bool,
     /// Lists to visit without a filter, as tuned; 0 if not tuned.
     probes: usize,
+    /// Candidates to fetch for each result at least, as tuned; 0 if not tuned.
+    overfetch: usize,
 }
 
 /// What a build may use.
@@ -90,7 +93,7 @@ impl Lists {
             labels.extend(slots[from..to].iter().map(|&slot| i64::from(slot)));
             ivf.add(&packed, &labels)?;
         }
-        Ok(Self { ivf, template, trained_rows, compressed: code.is_some(), probes: 0 })
+        Ok(Self { ivf, template, trained_rows, compressed: code.is_some(), probes: 0, overfetch: 0 })
     }
 
     /// Whether lists trained then serve `rows` now: the count has not doubled or halved.
@@ -106,7 +109,7 @@ impl Lists {
         saved: &[u8],
         kind: Kind,
         (rows, dim): (usize, usize),
-        probes: usize,
+        tuned: Tuned,
     ) -> Result<Self, IndexError> {
         let ivf = Ivf::from_bytes(saved)?;
         if ivf.dim() != dim || ivf.len() != rows || !ivf.is_trained() || ivf.nlist() == 0 {
@@ -116,7 +119,9 @@ impl Lists {
             });
         }
         let compressed = matches!(kind, Kind::IvfPq { .. });
-        Ok(Self { probes: probes.min(ivf.nlist()), ivf, template: Vec::new(), trained_rows: 0, compressed })
+        let mut lists = Self { ivf, template: Vec::new(), trained_rows: 0, compressed, probes: 0, overfetch: 0 };
+        lists.set_tuned(tuned);
+        Ok(lists)
     }
 
     /// For saving.
@@ -126,12 +131,24 @@ impl Lists {
 
     /// What the planner needs to know.
     pub(crate) fn shape(&self) -> Shape {
-        Shape { rows: self.ivf.len(), nlist: self.ivf.nlist(), compressed: self.compressed, probes: self.probes }
+        Shape {
+            rows: self.ivf.len(),
+            nlist: self.ivf.nlist(),
+            compressed: self.compressed,
+            probes: self.probes,
+            overfetch: self.overfetch,
+        }
     }
 
-    /// Sets how many lists are visited without a filter.
-    pub(crate) fn set_probes(&mut self, probes: usize) {
-        self.probes = probes;
+    /// What was tuned.
+    pub(crate) fn tuned(&self) -> Tuned {
+        Tuned { probes: self.probes, overfetch: self.overfetch }
+    }
+
+    /// Takes up what was tuned.
+    pub(crate) fn set_tuned(&mut self, tuned: Tuned) {
+        self.probes = tuned.probes.min(self.ivf.nlist());
+        self.overfetch = tuned.overfetch.min(OVERFETCH_MAX);
     }
 
     /// Fetches up to `fetch` slots of `mask` from `nprobe` lists and offers each to `top` under its exact score.
@@ -157,6 +174,16 @@ impl Lists {
         }
         Ok(())
     }
+}
+
+/// The search effort found at a build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tuned {
+    /// Lists to visit without a filter; 0 if not tuned.
+    pub(crate) probes: usize,
+    /// Candidates to fetch for each result; 0 if not tuned.
+    pub(crate) overfetch: usize,
 }
 
 /// One search of the lists.

@@ -75,7 +75,7 @@ impl LiveIndex {
     pub fn build(options: IndexOptions, slots: &[u32], vectors: &[f32]) -> Result<Self, IndexError> {
         options.check()?;
         let (rows, slots) = arrange(options.dim, slots, vectors, options.slots_max)?;
-        let frozen = Frozen::build(rows, slots, &options.for_build(None, &|| false))?;
+        let frozen = Frozen::build(rows, slots, &options.for_build(options.build_threads, None, &|| false))?;
         let snapshot = Snapshot::new(frozen, options.dim);
         Ok(Self::from_snapshot(snapshot, options))
     }

@@ -6,7 +6,7 @@ use crate::{IndexError, Kind, SLOTS_MAX};
 /// The widest vector taken.
 pub const DIM_MAX: usize = 4096;
 const NLIST_MAX: u32 = 65_536;
-const OVERFETCH_MAX: usize = 64;
+pub(crate) const OVERFETCH_MAX: usize = 64;
 
 /// Settings of a [`LiveIndex`](crate::LiveIndex); [`IndexOptions::new`] gives sound ones.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,8 @@ pub struct IndexOptions {
     /// Mean recall against exact search that an unset `nprobe` is tuned for, 0.5 to 1, on queries made from the items. Users' queries may
     /// differ: the live recall gauge tells.
     pub recall_min: f32,
-    /// Candidates fetched for each result wanted when codes are product-quantised, re-ranked by their exact scores; 1 to 64.
+    /// Candidates fetched for each result wanted when codes are product-quantised, re-ranked by their exact scores; 1 to 64. Where
+    /// `recall_min` is tuned for and takes more, up to eight times as many are fetched.
     pub overfetch: usize,
     /// Below this many items no lists are built: scoring all is as fast.
     pub lists_rows_min: usize,
@@ -33,7 +34,7 @@ pub struct IndexOptions {
     /// Merge on a thread of the index's own as soon as there is enough; false leaves it to [`merge`](crate::LiveIndex::merge) and to a
     /// full delta.
     pub background: bool,
-    /// Threads a build may use.
+    /// Threads of the first build. Merges use one: they run beside requests.
     pub build_threads: u16,
     /// The largest item slot taken.
     pub slots_max: u32,
@@ -100,12 +101,17 @@ impl IndexOptions {
         Ok(())
     }
 
-    /// What a build takes from here. `former` lends its training; `stop` is asked between steps.
-    pub(crate) fn for_build<'a>(&self, former: Option<&'a Lists>, stop: &'a dyn Fn() -> bool) -> BuildOptions<'a> {
+    /// What a build on `threads` takes from here. `former` lends its training; `stop` is asked between steps.
+    pub(crate) fn for_build<'a>(
+        &self,
+        threads: u16,
+        former: Option<&'a Lists>,
+        stop: &'a dyn Fn() -> bool,
+    ) -> BuildOptions<'a> {
         BuildOptions {
             kind: self.kind,
             rows_min: self.lists_rows_min,
-            threads: self.build_threads,
+            threads,
             recall_min: (self.nprobe == 0).then_some(self.recall_min),
             overfetch: self.overfetch,
             former,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::frozen::Frozen;
-use crate::lists::Lists;
+use crate::lists::{Lists, Tuned};
 use crate::live::{Delta, Snapshot};
 use crate::options::IndexOptions;
 use crate::rows::Rows;
@@ -46,8 +46,8 @@ struct Manifest {
     delta_slots: Part,
     /// Unit vectors of the new items, f32.
     delta_vectors: Part,
-    /// Lists to visit, as tuned.
-    probes: usize,
+    /// The search effort found at the build.
+    tuned: Tuned,
     /// The inverted lists in FAISS's format.
     lists: Option<Part>,
 }
@@ -80,7 +80,7 @@ pub(crate) fn save(snapshot: &Snapshot, options: &IndexOptions, directory: &Path
             "delta-vectors",
             &mut new.iter().flat_map(|&(_, place)| delta.row(place)).map(|x| x.to_le_bytes()),
         )?,
-        probes: frozen.lists().map_or(0, |lists| lists.shape().probes),
+        tuned: frozen.lists().map(Lists::tuned).unwrap_or_default(),
         lists: match frozen.lists() {
             Some(lists) => Some(parts::write_bytes(directory, "lists", &lists.to_bytes()?)?),
             None => None,
@@ -191,7 +191,7 @@ pub(crate) fn load(directory: &Path, options: &IndexOptions) -> Result<Snapshot,
     let lists = match &manifest.lists {
         Some(part) => {
             let bytes = parts::read(directory, "lists", part)?;
-            let lists = Lists::restore(&bytes, manifest.kind, (rows.len(), manifest.dim), manifest.probes);
+            let lists = Lists::restore(&bytes, manifest.kind, (rows.len(), manifest.dim), manifest.tuned);
             Some(lists.map_err(|error| damaged(&parts::path(directory, "lists", part), error.to_string()))?)
         }
         None => None,

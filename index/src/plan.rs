@@ -11,6 +11,8 @@ pub(crate) struct Shape {
     pub(crate) compressed: bool,
     /// Lists to visit without a filter, as tuned; 0 if not tuned.
     pub(crate) probes: usize,
+    /// Candidates to fetch for each result at least, as tuned; 0 if not tuned.
+    pub(crate) overfetch: usize,
 }
 
 /// What the caller has set.
@@ -72,7 +74,7 @@ pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) ->
 
 /// Candidates to fetch for `k` results among `eligible`.
 pub(crate) fn fetch_count(shape: Shape, effort: Effort, eligible: usize, k: usize) -> usize {
-    if shape.compressed { k.saturating_mul(effort.overfetch.max(1)).min(eligible) } else { k }
+    if shape.compressed { k.saturating_mul(effort.overfetch.max(shape.overfetch).max(1)).min(eligible) } else { k }
 }
 
 fn exact_cost(shape: Shape, eligible: usize) -> f64 {
@@ -97,8 +99,8 @@ fn as_f64(count: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const FLAT: Shape = Shape { rows: 100_000, nlist: 632, compressed: false, probes: 0 };
-    const PQ: Shape = Shape { rows: 100_000, nlist: 632, compressed: true, probes: 0 };
+    const FLAT: Shape = Shape { rows: 100_000, nlist: 632, compressed: false, probes: 0, overfetch: 0 };
+    const PQ: Shape = Shape { rows: 100_000, nlist: 632, compressed: true, probes: 0, overfetch: 0 };
     const EFFORT: Effort = Effort { nprobe: 0, overfetch: 4 };
 
     #[test]
@@ -117,6 +119,8 @@ mod tests {
         assert_eq!(choose(tuned, EFFORT, 100_000, 20), Method::Lists { nprobe: 30, fetch: 20 });
         let set = Effort { nprobe: 100, overfetch: 4 };
         assert_eq!(choose(tuned, set, 100_000, 20), Method::Lists { nprobe: 100, fetch: 20 });
+        let fetch_more = Shape { overfetch: 6, ..PQ };
+        assert_eq!(choose(fetch_more, set, 100_000, 20), Method::Lists { nprobe: 100, fetch: 120 });
         assert_eq!(choose(PQ, set, 100_000, 200), Method::Lists { nprobe: 100, fetch: 800 });
     }
 
@@ -138,7 +142,7 @@ mod tests {
     #[test]
     fn large_k_on_few_rows_is_exact() {
         assert_eq!(
-            choose(Shape { rows: 500, nlist: 8, compressed: false, probes: 0 }, EFFORT, 500, 400),
+            choose(Shape { rows: 500, nlist: 8, compressed: false, probes: 0, overfetch: 0 }, EFFORT, 500, 400),
             Method::Exact
         );
     }

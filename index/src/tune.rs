@@ -1,7 +1,9 @@
-//! How many lists to visit: the fewest that reach the recall asked for, on a sample of queries made from the items themselves.
+//! How many lists to visit, and how many candidates to fetch: the fewest that reach the recall asked for, on a sample of queries made from
+//! the items themselves.
 
 use crate::frozen::Frozen;
-use crate::lists::{BuildOptions, Lists, Probe};
+use crate::lists::{BuildOptions, Lists, Probe, Tuned};
+use crate::options::OVERFETCH_MAX;
 use crate::plan::{Effort, fetch_count};
 use crate::rows::pad;
 use crate::scan::{Scan, scan_frozen};
@@ -13,32 +15,43 @@ const QUERIES: usize = 48;
 /// Results each asks for: what a request does, roughly.
 const K: usize = 200;
 
+/// Times the candidates fetched may be doubled when compressed codes rank too coarsely for the recall asked for.
+const OVERFETCH_DOUBLINGS: u32 = 3;
+
 /// The fewest lists whose mean recall on the sample is at least `recall_min`. All of them when nothing less does: the planner then scans,
 /// which costs less and finds everything.
-pub(crate) fn probes(
+pub(crate) fn tune(
     frozen: &Frozen,
     lists: &Lists,
     recall_min: f32,
     options: &BuildOptions<'_>,
-) -> Result<usize, IndexError> {
+) -> Result<Tuned, IndexError> {
     let sample = Sample::new(frozen);
     let nlist = lists.shape().nlist;
-    let reaches = |probes| sample.recall(frozen, lists, probes, options.overfetch).map(|recall| recall >= recall_min);
+    let reaches =
+        |probes, overfetch| Ok::<bool, IndexError>(sample.recall(frozen, lists, probes, overfetch)? >= recall_min);
+    let mut overfetch = options.overfetch;
+    if lists.shape().compressed {
+        let most = (options.overfetch << OVERFETCH_DOUBLINGS).min(OVERFETCH_MAX);
+        while overfetch < most && !reaches(nlist, overfetch)? {
+            overfetch = (2 * overfetch).min(most);
+        }
+    }
     // Doubling brackets the answer, halving finds it: recall grows with the lists visited.
     let mut few = 0;
     let mut enough = 1;
-    while enough < nlist && !reaches(enough)? {
+    while enough < nlist && !reaches(enough, overfetch)? {
         few = enough;
         enough = (2 * enough).min(nlist);
         if (options.stop)() {
-            return Ok(nlist);
+            return Ok(Tuned { probes: nlist, overfetch });
         }
     }
     while enough - few > 1.max(enough / 16) {
         let middle = few.midpoint(enough);
-        if reaches(middle)? { enough = middle } else { few = middle }
+        if reaches(middle, overfetch)? { enough = middle } else { few = middle }
     }
-    Ok(enough)
+    Ok(Tuned { probes: enough, overfetch })
 }
 
 /// Queries and their true results.

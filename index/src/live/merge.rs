@@ -129,7 +129,7 @@ impl Work {
         }
         let former = frozen.lists().filter(|_| !train_again);
         let stop = || self.inner.closing.load(Ordering::Relaxed);
-        Frozen::build(rows, slots, &self.inner.options.for_build(former, &stop))
+        Frozen::build(rows, slots, &self.inner.options.for_build(1, former, &stop))
     }
 }
 

@@ -99,6 +99,15 @@ fn recall_on_clustered_items_is_high_and_reported() {
         let modest = IndexOptions { recall_min: 0.6, ..index.options().clone() };
         let modest = LiveIndex::build(modest, &slots, &vectors).unwrap().stats().probes;
         let tuned = index.stats().probes;
+        // Codes that rank coarsely are made good by fetching more, before all is scanned.
+        let high = IndexOptions { recall_min: 0.985, overfetch: 1, ..index.options().clone() };
+        let high = LiveIndex::build(high, &slots, &vectors).unwrap();
+        let fetched = recall_report(&high, &asked, 20, &filters[..1]).unwrap();
+        assert!(
+            high.stats().searches_lists == 40 && fetched.lines[0].recall_mean > 0.95,
+            "{fetched} {:?}",
+            high.stats()
+        );
         assert!(0 < modest && modest < tuned && tuned < 64, "more recall takes more lists: {modest}, {tuned}");
         assert!(report.to_string().contains("half"));
     }
