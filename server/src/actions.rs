@@ -11,8 +11,12 @@ pub const NAMES: [&str; 8] = ["none", "impression", "click", "cart", "purchase",
 pub const IMPRESSION: u16 = 1;
 /// A click.
 pub const CLICK: u16 = 2;
+/// Put into the cart.
+pub const CART: u16 = 3;
 /// A purchase: the conversion.
 pub const PURCHASE: u16 = 4;
+/// Liked.
+pub const LIKE: u16 = 6;
 /// Looked at: the action of an event that names none.
 pub const VIEW: u16 = 5;
 

@@ -14,7 +14,7 @@ mod start;
 pub use accounts::Accounts;
 pub use ids::BidIds;
 pub use records::Records;
-pub use seen::Seen;
+pub use seen::{Predicted, Seen};
 pub use start::{Bound, Stores, serve};
 
 use crate::auction::choose::Chooser;
@@ -83,6 +83,8 @@ pub struct App {
     pub signer: NoticeSigner,
     /// Counted impressions and clicks.
     pub seen: Seen,
+    /// Predicted values of recent bids.
+    pub predicted: Predicted,
     /// Numbers of bids.
     pub bid_ids: BidIds,
     /// Under which exchanges reach the public port; no slash at the end.

@@ -1,1 +1,178 @@
-//! (being written)
+//! The demo world: a seeded marketplace that needs nothing but an empty data directory.
+//!
+//! Items come in categories with content vectors; plans sell neighbouring items; users visit, each with interests of their
+//! own, and leave histories of a few to ten thousand events. Everything follows from the seed and the time it is made at.
+//! The model's item rows are the content vectors; its other weights are seeded and **untrained**: rankings follow what a user
+//! did last, probabilities have plausible sizes, and that is all.
+
+mod catalogue;
+mod taxonomy;
+mod users;
+
+pub use catalogue::{creatives, items, plans};
+pub use taxonomy::Taxonomy;
+pub use users::{UserPlan, history};
+
+use crate::app::Stores;
+use crate::config::{self, Config};
+use crate::ids::Id;
+use crate::store::{CatalogKind, CatalogRecord, UserStore};
+use anyhow::{Context, bail};
+use longbow_model::{Config as ModelConfig, Model, Seed};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Instant;
+
+/// Entries of a content vector, and of an item's embedding.
+pub const DIM: usize = 48;
+/// Histories imported together.
+const USERS_TOGETHER: usize = 1_000;
+/// Records written together.
+const RECORDS_TOGETHER: usize = 20_000;
+
+/// What a data directory says of the world in it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Marker {
+    format: u32,
+    seed: u64,
+    items: usize,
+    plans: usize,
+    creatives: usize,
+    users: usize,
+    long_users: usize,
+    long_events: usize,
+    made_at: i64,
+}
+
+const FORMAT: u32 = 1;
+
+/// Makes the world in an empty data directory; one that holds a world is left as it is.
+///
+/// # Errors
+/// A directory with other data, or a disk fault.
+pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Result<()> {
+    let path = config.data.dir.join("demo.json");
+    let demo = &config.demo;
+    if path.exists() {
+        let marker: Marker = serde_json::from_slice(&std::fs::read(&path)?).with_context(|| {
+            format!("{} is damaged: remove {} to make a new world", path.display(), config.data.dir.display())
+        })?;
+        tracing::info!(
+            items = marker.items,
+            plans = marker.plans,
+            users = marker.users,
+            seed = marker.seed,
+            "the demo world of this data directory is served as it is"
+        );
+        return Ok(());
+    }
+    let model_path = config.data.dir.join("model.safetensors");
+    if model_path.exists() {
+        bail!("{} holds a model but no demo world: choose an empty --data directory", config.data.dir.display());
+    }
+    let began = Instant::now();
+    tracing::info!(
+        items = demo.items,
+        plans = demo.plans,
+        users = demo.users,
+        seed = demo.seed,
+        "making the demo world"
+    );
+    let taxonomy = Taxonomy::new(demo.seed);
+    let items = items(&taxonomy, demo.items, demo.seed);
+    save_model(&model_path, &items, demo)?;
+    tracing::info!("weights are seeded, not trained: rankings follow what a user did last");
+    records(stores, CatalogKind::Item, items.iter().map(|item| (&item.id, item))).await?;
+    let plans = plans(&items, demo, now);
+    records(stores, CatalogKind::Plan, plans.iter().map(|plan| (&plan.id, plan))).await?;
+    let creatives = creatives(&plans, demo);
+    records(stores, CatalogKind::Creative, creatives.iter().map(|one| (&one.id, one))).await?;
+    let events = histories(stores, &items, demo, now).await?;
+    let marker = Marker {
+        format: FORMAT,
+        seed: demo.seed,
+        items: demo.items,
+        plans: demo.plans,
+        creatives: demo.creatives,
+        users: demo.users,
+        long_users: demo.long_users,
+        long_events: demo.long_events,
+        made_at: now,
+    };
+    // Last: a directory without it was left half made.
+    std::fs::write(&path, serde_json::to_vec_pretty(&marker)?)?;
+    tracing::info!(events, seconds = began.elapsed().as_secs_f32(), "the demo world is made");
+    Ok(())
+}
+
+/// The shape of the demo model.
+fn model_config(items: usize) -> anyhow::Result<ModelConfig> {
+    Ok(serde_json::from_value(serde_json::json!({
+        "max_sequence_len": 10_240, "max_output_len": 16, "embedding_dim": 64, "item_embedding_dim": DIM,
+        "action_embedding_dim": 16, "num_actions": 8, "num_blocks": 2, "num_heads": 2, "attention_dim": 32,
+        "linear_dim": 32, "num_items": items, "num_time_buckets": 128, "normalization": "rel_bias",
+        "linear_activation": "silu", "concat_ua": false, "epsilon": 1e-6, "num_tasks": 3
+    }))?)
+}
+
+fn save_model(path: &Path, items: &[crate::plans::Item], demo: &config::Demo) -> anyhow::Result<()> {
+    let seed = Seed { seed: demo.seed, content_dim: None, head_hidden: 32 };
+    let mut rows = vec![0.0; DIM];
+    rows.extend(items.iter().flat_map(|item| item.vector.iter().copied()));
+    Model::seeded(model_config(items.len())?, &seed)?.with_item_rows(rows)?.save(path)?;
+    Ok(())
+}
+
+async fn records<'a, T: Serialize + 'a>(
+    stores: &Stores,
+    kind: CatalogKind,
+    records: impl Iterator<Item = (&'a Id, &'a T)>,
+) -> anyhow::Result<()> {
+    let mut batch = Vec::with_capacity(RECORDS_TOGETHER);
+    let mut written = 0;
+    for (id, record) in records {
+        batch.push(CatalogRecord { kind, id: id.clone(), json: serde_json::to_vec(record)? });
+        if batch.len() == RECORDS_TOGETHER {
+            written += batch.len();
+            stores.records.put_many(std::mem::take(&mut batch)).await?;
+            tracing::info!(?kind, written, "records");
+        }
+    }
+    if !batch.is_empty() {
+        written += batch.len();
+        stores.records.put_many(batch).await?;
+        tracing::info!(?kind, written, "records");
+    }
+    Ok(())
+}
+
+/// Imports every user's history and tells how far it is.
+async fn histories(
+    stores: &Stores,
+    items: &[crate::plans::Item],
+    demo: &config::Demo,
+    now: i64,
+) -> anyhow::Result<usize> {
+    let shelves = users::Shelves::new(items);
+    let (mut events, mut told) = (0, Instant::now());
+    let mut batch = Vec::with_capacity(USERS_TOGETHER);
+    for number in 1..=demo.users {
+        let history = history(&shelves, &UserPlan::of(number, demo), now);
+        events += history.len();
+        batch.push((Id::from(&*user_id(number)), history));
+        if batch.len() == USERS_TOGETHER || number == demo.users {
+            stores.users.import(std::mem::take(&mut batch)).await?;
+            if told.elapsed().as_secs() >= 1 || number == demo.users {
+                told = Instant::now();
+                tracing::info!(users = number, of = demo.users, events, "histories");
+            }
+        }
+    }
+    Ok(events)
+}
+
+/// Id of user `number`, from 1.
+#[must_use]
+pub fn user_id(number: usize) -> String {
+    format!("user-{number:05}")
+}

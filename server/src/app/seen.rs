@@ -1,9 +1,10 @@
-//! Which impressions and clicks were counted: each bid once.
+//! What is remembered of recent bids until their reports come: counted once, with what was expected of them.
 
 use crate::http::notices::NoticeKind;
 use crate::ledger::BidId;
+use crate::money::Micros;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Entries in one generation; two are kept, so the last half million to a million reports are remembered.
 const GENERATION: usize = 500_000;
@@ -31,6 +32,29 @@ impl Seen {
             seen.old = std::mem::take(&mut seen.new);
         }
         true
+    }
+}
+
+/// Predicted values of recent bids, so that an impression counts with what was expected of it. Bounded and in memory only: a value
+/// that is gone is reported as unknown, and pacing then steers by results alone.
+#[derive(Debug, Default)]
+pub struct Predicted(Mutex<[HashMap<u128, Micros>; 2]>);
+
+impl Predicted {
+    /// Remembers what a bid's impression is expected to be worth.
+    pub fn remember(&self, bid: BidId, value: Micros) {
+        let mut maps = self.0.lock();
+        maps[0].insert(bid.0, value);
+        if maps[0].len() >= GENERATION {
+            maps[1] = std::mem::take(&mut maps[0]);
+        }
+    }
+
+    /// What was expected of a bid; zero if that is not known any more.
+    #[must_use]
+    pub fn of(&self, bid: BidId) -> Micros {
+        let maps = self.0.lock();
+        maps.iter().find_map(|map| map.get(&bid.0).copied()).unwrap_or(Micros::ZERO)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::catalogue::{self, Loaded};
 use super::control::{self, ControlThread};
 use super::late::LateRecords;
-use super::{Accounts, App, BidIds, Records, Seen, keys};
+use super::{Accounts, App, BidIds, Predicted, Records, Seen, keys};
 use crate::admin::Admin;
 use crate::auction::choose::Chooser;
 use crate::auction::pace::{ControlLoop, ControlsHandle, Outcomes};
@@ -182,6 +182,7 @@ async fn boot(
         windows: WindowCache::new(limits, config.store.cache_mib << 19),
         signer: keys::signer(&config.notices, &config.data.dir)?,
         seen: Seen::default(),
+        predicted: Predicted::default(),
         bid_ids: BidIds::new(SysRng.try_next_u64()?),
         public_url,
         model_version: model.version().to_string(),

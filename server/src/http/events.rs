@@ -10,6 +10,7 @@ use crate::auction::pace::PlanOutcome;
 use crate::batch::Urgency;
 use crate::catalog::Catalog;
 use crate::ids::{Id, ItemKey};
+use crate::ledger::BidId;
 use crate::meters::{EventOutcome, Stage, StageTimes};
 use crate::money::Micros;
 use crate::pipeline::user_key;
@@ -222,7 +223,11 @@ fn field_fault(text: &str) -> Fault {
 /// An accepted event that names an ad counts as its result.
 fn feed_back(app: &App, catalog: &Catalog, body: &EventBody, action: u16) {
     let shown = match action {
-        actions::IMPRESSION => Some((Outcome::Impression, PlanOutcome::Impression(Micros::ZERO))),
+        actions::IMPRESSION => {
+            let bid = body.bid.as_ref().map(|bid| BidId::parse(bid.as_str()));
+            let expected = bid.map_or(Micros::ZERO, |bid| app.predicted.of(bid));
+            Some((Outcome::Impression, PlanOutcome::Impression(expected)))
+        }
         actions::CLICK => Some((Outcome::Click, PlanOutcome::Click)),
         _ => None,
     };

@@ -129,13 +129,14 @@ fn release(app: &App, claim: &Claim<'_>) -> (NoticeOutcome, Result<(), Fault>) {
 
 /// Counts an impression or a click, once for each bid.
 fn seen(app: &App, kind: NoticeKind, claim: &Claim<'_>) -> NoticeOutcome {
-    if !app.seen.first(kind, BidId::parse(&claim.bid)) {
+    let bid = BidId::parse(&claim.bid);
+    if !app.seen.first(kind, bid) {
         return NoticeOutcome::Duplicate;
     }
     let catalog = app.catalog.snapshot();
     let (of_creative, of_plan) = match kind {
         NoticeKind::Click => (Outcome::Click, PlanOutcome::Click),
-        _ => (Outcome::Impression, PlanOutcome::Impression(Micros::ZERO)),
+        _ => (Outcome::Impression, PlanOutcome::Impression(app.predicted.of(bid))),
     };
     if let Some(creative) = creative_of(&catalog, claim) {
         app.chooser.record(&catalog, creative, of_creative);

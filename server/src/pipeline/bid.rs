@@ -366,6 +366,7 @@ impl Choosing<'_> {
                 ReserveError::BudgetSpent => NoBidReason::BudgetExhausted,
                 _ => NoBidReason::LedgerRefused,
             })?;
+            self.app.predicted.remember(bid_id, priced.value);
         }
         Ok(Won { slot, plan, item, creative, priced, prediction: self.predictions.of(item), bid_id })
     }

@@ -5,6 +5,7 @@ mod admin;
 mod batch_device;
 mod batch_plan;
 mod config;
+mod demo;
 mod e2e_bid;
 mod e2e_feed;
 mod http_caps;

@@ -1,7 +1,8 @@
 //! A whole server in this process, on ports that the system picks, over a small world made by hand.
 
-use longbow::app::{Bound, serve};
+use longbow::app::{Bound, Stores, serve};
 use longbow::config::Config;
+use longbow::demo;
 use longbow::ids::{Id, ItemKey};
 use longbow::money::{Currency, Micros};
 use longbow::plans::{Creative, Format, Goal, Item, Plan, PlanState, PolicyKind};
@@ -85,6 +86,28 @@ impl World {
 
     /// Starts over `dir`, filling it if it is empty.
     pub(crate) fn start(dir: PathBuf, change: impl FnOnce(&mut Config)) -> Self {
+        Self::launch(dir, change, |config, inner, tell| {
+            block_on(serve(config, inner, fill, move |_, bound| tell.send(bound).unwrap()));
+        })
+    }
+
+    /// Starts a small demo world over `dir`.
+    pub(crate) fn demo(dir: PathBuf) -> Self {
+        let small = |config: &mut Config| {
+            (config.demo.items, config.demo.plans, config.demo.creatives) = (3_000, 60, 300);
+            (config.demo.users, config.demo.long_users, config.demo.long_events) = (100, 3, 800);
+        };
+        Self::launch(dir, small, |config, inner, tell| {
+            let prepare = async |config: &Config, stores: &Stores| demo::prepare(config, stores, 1_850_000_000).await;
+            block_on(serve(config, inner, prepare, move |_, bound| tell.send(bound).unwrap()));
+        })
+    }
+
+    fn launch(
+        dir: PathBuf,
+        change: impl FnOnce(&mut Config),
+        run: impl FnOnce(Config, Lifecycle, mpsc::SyncSender<Bound>) + Send + 'static,
+    ) -> Self {
         let mut config = Config::default();
         config.http.listen.set_port(0);
         config.admin.listen.set_port(0);
@@ -96,11 +119,7 @@ impl World {
         let lifecycle = Lifecycle::new();
         let (tell, told) = mpsc::sync_channel::<Bound>(1);
         let inner = lifecycle.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            let served = serve(config, inner, fill, move |_, bound| tell.send(bound).unwrap());
-            runtime.block_on(served).unwrap();
-        });
+        let thread = std::thread::spawn(move || run(config, inner, tell));
         let bound = told.recv_timeout(Duration::from_secs(60)).expect("the server starts");
         Self { http: bound.http, admin: bound.admin, dir, lifecycle, thread: Some(thread) }
     }
@@ -134,6 +153,11 @@ impl World {
     pub(crate) fn balance(&self, plan: &str) -> Value {
         self.admin("GET", &format!("/v1/plans/{plan}/balance"), "").json()
     }
+}
+
+fn block_on(served: impl Future<Output = anyhow::Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(served).unwrap();
 }
 
 impl Drop for World {
@@ -221,7 +245,7 @@ fn creatives(plan: u32) -> Vec<Creative> {
 }
 
 /// Fills an empty data directory.
-async fn fill(config: &Config, stores: &longbow::app::Stores) -> anyhow::Result<()> {
+async fn fill(config: &Config, stores: &Stores) -> anyhow::Result<()> {
     let model = config.data.dir.join("model.safetensors");
     if model.exists() {
         return Ok(());
