@@ -3,9 +3,9 @@
 use super::App;
 use super::catalogue::everyman;
 use crate::auction::pace::{ControlLoop, PlanTotals};
-use crate::batch::{Degrade, Health};
+use crate::batch::Health;
 use crate::ids::Id;
-use crate::meters::{Cache, DegradeStep, Held, Queue, Records};
+use crate::meters::{Cache, Held, Queue, Records};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use longbow_index::Retriever;
@@ -145,25 +145,14 @@ impl App {
 
     /// Gauges and counters of the rooms that keep their own figures.
     fn show_rooms(&self) {
-        let (meters, device, search) = (&self.meters, self.device.stats(), self.search.stats());
-        meters.queue_depth.of(Queue::Device).set(device.waiting.load(Relaxed) as f64);
-        meters.queue_depth.of(Queue::Refresh).set(device.background_waiting.load(Relaxed) as f64);
+        let (meters, search) = (&self.meters, self.search.stats());
         meters.queue_depth.of(Queue::Retrieve).set(search.waiting.load(Relaxed) as f64);
-        meters.queue_full.of(Queue::Device).absolute(device.queue_full.load(Relaxed));
-        meters.queue_full.of(Queue::Refresh).absolute(device.refresh_refused.load(Relaxed));
         meters.queue_full.of(Queue::Retrieve).absolute(search.queue_full.load(Relaxed));
-        let dropped = device.expired.load(Relaxed) + device.cancelled.load(Relaxed) + device.too_late.load(Relaxed);
-        meters.queue_dropped.of(Queue::Device).absolute(dropped);
         meters
             .queue_dropped
             .of(Queue::Retrieve)
             .absolute(search.expired.load(Relaxed) + search.cancelled.load(Relaxed));
-        meters.cache_bytes.of(Cache::State).set(device.cache_bytes.load(Relaxed) as f64);
         meters.cache_bytes.of(Cache::Window).set(self.windows.bytes() as f64);
-        meters.degraded.of(DegradeStep::StaleState).absolute(device.replies(Degrade::Stale).load(Relaxed));
-        meters.degraded.of(DegradeStep::ShortHistory).absolute(device.replies(Degrade::Recent).load(Relaxed));
-        meters.degraded.of(DegradeStep::NoBid).absolute(device.too_late.load(Relaxed));
-        meters.device_faults.absolute(device.failed.load(Relaxed));
         let index = self.index.stats();
         meters.index_items.set(self.index.len() as f64);
         meters.index_delta.set(index.delta_items as f64);

@@ -163,7 +163,7 @@ async fn boot(
     let limits = window_limits(&model, &config);
     let items = Arc::new(ArcSwap::from_pointee(items));
     let index = Arc::new(index);
-    let (device, handle) = start_device(&model, &items, &config)?;
+    let (device, handle) = start_device(&model, &items, &meters, &config)?;
     let (search, search_thread) = start_search(&index, &meters, &config)?;
     let public_url = match config.notices.public_url.as_str() {
         "" => format!("http://{}", bound.http),
@@ -242,6 +242,7 @@ fn window_limits(model: &Model, config: &Config) -> WindowLimits {
 fn start_device(
     model: &Arc<Model>,
     items: &Arc<ArcSwap<ItemTable>>,
+    meters: &Arc<Meters>,
     config: &Config,
 ) -> anyhow::Result<(Device, DeviceHandle)> {
     let engine = Arc::new(Engine::new(config.model.threads, None)?);
@@ -255,7 +256,7 @@ fn start_device(
     options.plan.batch_jobs_max = config.batch.requests_max;
     options.plan.background_max = config.batch.refresh_queue_max;
     options.ladder.recent_len_max = config.batch.short_history_rows;
-    Ok(Device::start(encoder, Arc::clone(items), options)?)
+    Ok(Device::start(encoder, Arc::clone(items), options, Arc::clone(meters))?)
 }
 
 fn start_search(

@@ -142,7 +142,7 @@ impl DeviceStats {
     #[must_use]
     pub fn new(meters: Arc<Meters>) -> Self {
         let m = &meters;
-        let dropped = m.queue_dropped.of(Queue::Encode);
+        let dropped = m.queue_dropped.of(Queue::Device);
         Self {
             lanes: Default::default(),
             replies: [
@@ -151,7 +151,7 @@ impl DeviceStats {
                 Tally::metered(m.degraded.of(DegradeStep::ShortHistory)),
             ],
             scored: Tally::default(),
-            queue_full: Tally::metered(m.queue_full.of(Queue::Encode)),
+            queue_full: Tally::metered(m.queue_full.of(Queue::Device)),
             too_late: Tally::metered(m.degraded.of(DegradeStep::NoBid)),
             expired: Tally::metered(dropped),
             cancelled: Tally::metered(dropped),
@@ -161,7 +161,7 @@ impl DeviceStats {
             refreshed: Tally::default(),
             rows_reused: Tally::default(),
             rows_computed: Tally::default(),
-            waiting: Level::metered(m.queue_depth.of(Queue::Encode)),
+            waiting: Level::metered(m.queue_depth.of(Queue::Device)),
             background_waiting: Level::metered(m.queue_depth.of(Queue::Refresh)),
             cache_bytes: Level::metered(m.cache_bytes.of(Cache::State)),
             cache_users: Level::default(),

@@ -26,6 +26,9 @@ pub async fn handle(app: &App, request: Request) -> Response {
     let now = app.clock.seconds();
     let notice = match app.signer.verify(kind, request.uri.query().unwrap_or_default(), now) {
         Ok(notice) => notice,
+        // A win that comes after the window is still a win: it is charged, late, as long as the ledger remembers enough to
+        // charge it once. A late click still leads somewhere.
+        Err(NoticeError::Expired { notice, .. }) if kind.charges() || kind == NoticeKind::Click => *notice,
         Err(error) => return refused(app, kind, &error).respond(request.endpoint),
     };
     let claim = &notice.claim;

@@ -356,6 +356,9 @@ impl Choosing<'_> {
         offer.market.check_floor(&priced, form.and_then(FormUsed::video_duration_s))?;
         let now_micros = self.app.clock.micros();
         let now = now_micros.div_euclid(1_000_000);
+        let record = &self.catalog.creative(creative).ok_or(NoBidReason::NotFound)?.record;
+        let form = fits(self.terms, offer.slot, record).map_err(|_| NoBidReason::NoCreativeFits)?;
+        offer.market.check_floor(&priced, form.video_duration_s())?;
         let decided = Decided { plan, item, creative: Some(creative), deal: priced.deal };
         self.catalog.final_check(self.terms, offer.slot, decided, now)?;
         let bid_id = self.app.bid_ids.next(now_micros);

@@ -98,7 +98,7 @@ impl World {
             (config.demo.users, config.demo.long_users, config.demo.long_events) = (100, 3, 800);
         };
         Self::launch(dir, small, |config, inner, tell| {
-            let prepare = async |config: &Config, stores: &Stores| demo::prepare(config, stores, 1_850_000_000).await;
+            let prepare = async |config: &Config, stores: &Stores| demo::prepare(config, stores, now()).await;
             block_on(serve(config, inner, prepare, move |_, bound| tell.send(bound).unwrap()));
         })
     }
@@ -244,6 +244,11 @@ fn creatives(plan: u32) -> Vec<Creative> {
         .collect()
 }
 
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_secs().cast_signed()
+}
+
 /// Fills an empty data directory.
 async fn fill(config: &Config, stores: &Stores) -> anyhow::Result<()> {
     let model = config.data.dir.join("model.safetensors");
@@ -258,7 +263,7 @@ async fn fill(config: &Config, stores: &Stores) -> anyhow::Result<()> {
     plans.iter().for_each(|plan| push(CatalogKind::Plan, &plan.id, serde_json::to_vec(plan).unwrap()));
     creatives.iter().for_each(|one| push(CatalogKind::Creative, &one.id, serde_json::to_vec(one).unwrap()));
     stores.records.put_many(rows).await?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs().cast_signed();
+    let now = now();
     let histories = (1..=USERS).map(|user| {
         let mut history = History::default();
         let events = user * 12;
