@@ -143,7 +143,7 @@ impl App {
         self.meters.ready.set(f64::from(u8::from(self.lifecycle.readiness().ready)));
     }
 
-    /// Gauges and counters of the rooms that keep their own figures.
+    /// Gauges and counters of the rooms that keep their own figures. The device moves its meters itself.
     fn show_rooms(&self) {
         let (meters, search) = (&self.meters, self.search.stats());
         meters.queue_depth.of(Queue::Retrieve).set(search.waiting.load(Relaxed) as f64);
