@@ -1,1 +1,79 @@
-//! (being written)
+//! The command line: arguments to settings to a running command, and its exit code.
+//!
+//! Exit codes: 0 done, 1 the command found a fault (a golden file over the tolerance, a broken machine, a server that
+//! could not start), 64 wrong arguments or settings.
+
+pub mod doctor;
+pub mod golden;
+pub mod out;
+pub mod serve;
+
+pub use serve::ServeArgs;
+
+use crate::runtime::EXIT_USAGE;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// A latency-focused ranking and bidding server: bid requests in, priced and dressed bids out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "longbow",
+    version,
+    about,
+    after_help = "Start with `longbow demo`. With --json the last line printed is one JSON object with the figures."
+)]
+pub struct Cli {
+    /// Print the figures as one JSON object on the last line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Checks encoders against golden files: model, inputs and the outputs of the public reference code
+    #[command(after_help = golden::EXAMPLE)]
+    Golden(golden::GoldenArgs),
+    /// Says what this machine has for the server, what it lacks, and how to mend that
+    #[command(after_help = doctor::EXAMPLE)]
+    Doctor(ServeArgs),
+    /// Prints the effective settings as a file that can be read back, secrets left out
+    #[command(after_help = serve::CONFIG_EXAMPLE)]
+    Config(ServeArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => run(&cli),
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nothing is left to do if the terminal is gone.
+            let _ = error.print();
+            if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) }
+        }
+    }
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    let result = match &cli.command {
+        Command::Golden(args) => golden::run(args, cli.json),
+        Command::Doctor(args) => match args.settings() {
+            Ok(config) => doctor::run(&config, cli.json),
+            Err(code) => return code,
+        },
+        Command::Config(args) => match args.settings() {
+            Ok(config) => serve::show(&config, cli.json),
+            Err(code) => return code,
+        },
+    };
+    result.unwrap_or_else(|error| {
+        out::fault(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}

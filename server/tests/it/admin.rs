@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 /// Items only, validated as the real catalogue does.
 #[derive(Default)]
-struct Memory {
+pub(crate) struct Memory {
     items: Mutex<BTreeMap<String, Value>>,
     batches: Mutex<Vec<usize>>,
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod batch_device;
 mod batch_plan;
+mod cli;
 mod config;
 mod demo;
 mod e2e_bid;
@@ -21,5 +22,6 @@ mod openrtb_validate;
 mod render;
 mod retrieve;
 mod shared;
+mod signals;
 mod wire;
 mod world;

@@ -1,0 +1,117 @@
+//! The binary from outside: exit codes, messages, JSON lines.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn longbow(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longbow"));
+    command.args(args).env_remove("LONGBOW_CONFIG");
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn last_json(output: &Output) -> Value {
+    let out = text(&output.stdout);
+    serde_json::from_str(out.trim_end().lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let help = text(&longbow(&["--help"]).stdout);
+    for command in ["golden", "doctor", "config"] {
+        assert!(help.contains(command), "{help}");
+        let output = longbow(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains(&format!("Example:\n  longbow {command}")), "{command}");
+    }
+}
+
+#[test]
+fn wrong_arguments_and_settings_exit_64() {
+    for args in [&["fly"][..], &["config", "--nonsense"], &["config", "--set", "novalue"]] {
+        assert_eq!(longbow(args).status.code(), Some(64), "{args:?}");
+    }
+    let output = longbow(&["config", "--set", "batch.qeue_max=3", "--http", "here"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(
+        text(&output.stderr),
+        "longbow: flag --set: unknown key `batch.qeue_max`; did you mean `batch.queue_max`?\n\
+         longbow: flag --http: `http.listen` must be an address and port, as in \"127.0.0.1:8080\", found the text \"here\"\n"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn the_effective_settings_are_printed() {
+    let output = longbow(&[
+        "config",
+        "--http",
+        "127.0.0.1:81",
+        "--set",
+        "index.kind=exact",
+        "--set",
+        "admin.token=canary-161",
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let out = text(&output.stdout);
+    assert!(out.contains("listen = \"127.0.0.1:81\"") && out.contains("kind = \"exact\""), "{out}");
+    assert!(!out.contains("canary-161"));
+    assert_eq!(last_json(&output)["index"]["kind"], "exact");
+}
+
+#[test]
+fn the_doctor_finds_this_machine_fit_and_a_bad_directory_unfit() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("not/yet/made");
+    let ports = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--json", "--data"];
+    let output = longbow(&[&["doctor"][..], &ports, &[data.to_str().unwrap()]].concat());
+    let report = last_json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let findings = report["findings"].as_array().unwrap();
+    for name in ["cpu", "kernels", "cores", "memory", "faiss", "blas", "gpu", "data", "open files", "port http"] {
+        assert!(findings.iter().any(|finding| finding["name"] == name), "{name}");
+    }
+    assert!(findings.iter().all(|f| f["verdict"] == "ok" || f["fix"].is_string()), "what is not well has a fix");
+    assert!(!dir.path().join("not").exists(), "looking changes nothing");
+
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = longbow(&[&["doctor"][..], &ports, &[file.join("data").to_str().unwrap()]].concat());
+    assert_eq!((output.status.code(), last_json(&output)["healthy"].clone()), (Some(1), false.into()));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = longbow(&[
+        "doctor",
+        "--http",
+        &taken.local_addr().unwrap().to_string(),
+        "--data",
+        dir.path().to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("choose another address with --http"));
+}
+
+#[test]
+fn golden_files_pass_and_a_damaged_one_fails() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden/stu-small.safetensors");
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.safetensors");
+    std::fs::write(&broken, b"not a model").unwrap();
+    let output = longbow(&["golden", broken.to_str().unwrap(), "--json"]);
+    assert_eq!((output.status.code(), last_json(&output)["pass"].clone()), (Some(1), false.into()));
+    assert!(last_json(&output)["results"][0]["error"].is_string());
+    if !shared.exists() {
+        println!("skipped: ../shared is absent");
+        return;
+    }
+    let output = longbow(&["golden", shared.to_str().unwrap(), "--json"]);
+    let report = last_json(&output);
+    assert_eq!((output.status.code(), report["pass"].clone()), (Some(0), true.into()), "{report:#}");
+    assert_eq!(report["results"].as_array().unwrap().len(), 2, "both paths");
+    assert!(report["results"][1]["error_max"].as_f64().unwrap() > 0.0);
+}
