@@ -36,6 +36,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serves a data directory that holds a catalogue and a model
+    #[command(after_help = serve::SERVE_EXAMPLE)]
+    Serve(ServeArgs),
     /// Checks encoders against golden files: model, inputs and the outputs of the public reference code
     #[command(after_help = golden::EXAMPLE)]
     Golden(golden::GoldenArgs),
@@ -62,6 +65,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
+        Command::Serve(args) => return serve::serve(args, cli.json),
         Command::Golden(args) => golden::run(args, cli.json),
         Command::Doctor(args) => match args.settings() {
             Ok(config) => doctor::run(&config, cli.json),

@@ -1,6 +1,7 @@
 //! Settings from the command line, and what a server says once it is ready.
 
 use super::out;
+use crate::app::{self, App, Bound, Stores};
 use crate::config::{Config, Sources};
 use crate::runtime::{self, EXIT_USAGE, Lifecycle};
 use clap::Args;
@@ -9,6 +10,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// Shown below `longbow config --help`.
 pub const CONFIG_EXAMPLE: &str =
@@ -16,10 +18,6 @@ pub const CONFIG_EXAMPLE: &str =
 /// Shown below `longbow serve --help`.
 pub const SERVE_EXAMPLE: &str = "Example:\n  longbow serve --http 0.0.0.0:8080 --data /var/lib/longbow --config /etc/longbow.toml\n\n\
     Every key can be set in the file, as LONGBOW_SECTION__KEY in the environment, or with --set; `longbow config` lists them.";
-/// Shown below `longbow demo --help`.
-pub const DEMO_EXAMPLE: &str = "Example:\n  longbow demo --data /tmp/longbow-demo --set demo.items=20000\n\n\
-    Makes a seeded marketplace in an empty data directory and serves it; a directory that holds one is served as it is.";
-
 /// Where settings come from: flags win over the environment, the environment over the file, the file over defaults.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServeArgs {
@@ -77,6 +75,19 @@ pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     out::line(config.to_toml());
     out::json(json, &config.to_json())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves what the data directory holds.
+pub(super) fn serve(args: &ServeArgs, json: bool) -> ExitCode {
+    let began = Instant::now();
+    start(args, json, |config, lifecycle| {
+        let nothing = async |_: &Config, _: &Stores| Ok(());
+        let ready = move |_: &App, bound: Bound| {
+            let start_seconds = began.elapsed().as_secs_f64();
+            Ready { http: bound.http, admin: bound.admin, user: None, start_seconds }.announce(json);
+        };
+        app::serve(config, lifecycle, nothing, ready)
+    })
 }
 
 /// Runs a server on these arguments: settings, logs, runtime, signals, drain. Nothing is bound if a setting is wrong.

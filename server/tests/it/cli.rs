@@ -22,7 +22,7 @@ fn last_json(output: &Output) -> Value {
 #[test]
 fn every_command_explains_itself_with_an_example() {
     let help = text(&longbow(&["--help"]).stdout);
-    for command in ["golden", "doctor", "config"] {
+    for command in ["serve", "golden", "doctor", "config"] {
         assert!(help.contains(command), "{help}");
         let output = longbow(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));
@@ -43,6 +43,25 @@ fn wrong_arguments_and_settings_exit_64() {
          longbow: flag --http: `http.listen` must be an address and port, as in \"127.0.0.1:8080\", found the text \"here\"\n"
     );
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_server_with_a_wrong_setting_binds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let output = longbow(&["serve", "--data", data.to_str().unwrap(), "--set", "http.connections_max=0"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("`http.connections_max` is 0, allowed is"));
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_server_without_a_model_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let output =
+        longbow(&["serve", "--data", dir.path().to_str().unwrap(), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("longbow: no model: "), "{}", text(&output.stderr));
 }
 
 #[test]
