@@ -36,6 +36,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Makes a marketplace of items, plans, creatives and users in an empty data directory, and serves it
+    #[command(after_help = serve::DEMO_EXAMPLE)]
+    Demo(ServeArgs),
     /// Serves a data directory that holds a catalogue and a model
     #[command(after_help = serve::SERVE_EXAMPLE)]
     Serve(ServeArgs),
@@ -65,6 +68,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
+        Command::Demo(args) => return serve::demo(args, cli.json),
         Command::Serve(args) => return serve::serve(args, cli.json),
         Command::Golden(args) => golden::run(args, cli.json),
         Command::Doctor(args) => match args.settings() {

@@ -3,6 +3,8 @@
 use super::out;
 use crate::app::{self, App, Bound, Stores};
 use crate::config::{Config, Sources};
+use crate::deadline::{SystemClock, WallClock as _};
+use crate::demo;
 use crate::runtime::{self, EXIT_USAGE, Lifecycle};
 use clap::Args;
 use serde::Serialize;
@@ -18,6 +20,10 @@ pub const CONFIG_EXAMPLE: &str =
 /// Shown below `longbow serve --help`.
 pub const SERVE_EXAMPLE: &str = "Example:\n  longbow serve --http 0.0.0.0:8080 --data /var/lib/longbow --config /etc/longbow.toml\n\n\
     Every key can be set in the file, as LONGBOW_SECTION__KEY in the environment, or with --set; `longbow config` lists them.";
+/// Shown below `longbow demo --help`.
+pub const DEMO_EXAMPLE: &str = "Example:\n  longbow demo --data /tmp/longbow-demo --set demo.items=20000\n\n\
+    The world is seeded: the same settings make the same world. A directory that holds one is served as it is.";
+
 /// Where settings come from: flags win over the environment, the environment over the file, the file over defaults.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServeArgs {
@@ -79,15 +85,24 @@ pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Serves what the data directory holds.
 pub(super) fn serve(args: &ServeArgs, json: bool) -> ExitCode {
+    let ready = announcement(json, None);
+    start(args, json, |config, lifecycle| app::serve(config, lifecycle, async |_: &Config, _: &Stores| Ok(()), ready))
+}
+
+/// Makes the demo world where there is none, and serves it.
+pub(super) fn demo(args: &ServeArgs, json: bool) -> ExitCode {
+    let ready = announcement(json, Some(demo::user_id(1)));
+    let prepare = async |config: &Config, stores: &Stores| demo::prepare(config, stores, SystemClock.seconds()).await;
+    start(args, json, |config, lifecycle| app::serve(config, lifecycle, prepare, ready))
+}
+
+/// Prints what a server tells its user, once it is ready. Time counts from now.
+fn announcement(json: bool, user: Option<String>) -> impl FnOnce(&App, Bound) {
     let began = Instant::now();
-    start(args, json, |config, lifecycle| {
-        let nothing = async |_: &Config, _: &Stores| Ok(());
-        let ready = move |_: &App, bound: Bound| {
-            let start_seconds = began.elapsed().as_secs_f64();
-            Ready { http: bound.http, admin: bound.admin, user: None, start_seconds }.announce(json);
-        };
-        app::serve(config, lifecycle, nothing, ready)
-    })
+    move |_, bound| {
+        let start_seconds = began.elapsed().as_secs_f64();
+        Ready { http: bound.http, admin: bound.admin, user, start_seconds }.announce(json);
+    }
 }
 
 /// Runs a server on these arguments: settings, logs, runtime, signals, drain. Nothing is bound if a setting is wrong.
