@@ -77,6 +77,9 @@ fn index(catalog: &Catalog, table: &ItemTable, config: &config::Index) -> anyhow
     };
     let mut options = IndexOptions::new(table.dim(), kind);
     options.nprobe = config.probes;
+    #[expect(clippy::cast_possible_truncation, reason = "a share between 0.5 and 1")]
+    let recall_min = config.recall_min as f32;
+    options.recall_min = recall_min;
     options.merge_rows = config.rebuild_delta_max.min(options.delta_rows_max);
     options.build_threads = u16::try_from(crate::runtime::cores())?;
     let mut slots = Vec::with_capacity(count);

@@ -86,13 +86,11 @@ section! {
 section! {
     /// The encoder and its state cache.
     Model "model" {
-        /// A safetensors bundle. Empty: weights made from `seed`, untrained.
+        /// A safetensors bundle. Empty: model.safetensors in data.dir, as `longbow demo` makes it.
         path: String = String::new(), Text;
-        /// Seed of untrained weights.
-        seed: u64 = 1, Int(0, i64::MAX);
         /// Memory for user states (K/V blocks).
         state_cache_mib: usize = 512, Int(1, 1_048_576);
-        /// Threads of the CPU encoder. 0: all cores but those of the IO threads, at least 1.
+        /// Threads of the CPU encoder. 0: one for each core.
         threads: usize = 0, Int(0, 1_024);
     }
 }
@@ -129,8 +127,6 @@ section! {
         recall_sample: f64 = 0.001, Float(0.0, 1.0);
         /// Searches waiting at most; beyond it requests are refused at once.
         queue_max: usize = 512, Int(1, 1_000_000);
-        /// Threads of a search. 0: 1.
-        threads: usize = 0, Int(0, 1_024);
         /// Eligibility bitmaps kept for repeated filters.
         filter_cache_entries: usize = 1_024, Int(1, 1_000_000);
     }
@@ -143,12 +139,6 @@ section! {
         queue_max: usize = 512, Int(1, 1_000_000);
         /// Requests sealed into one batch at most.
         requests_max: usize = 64, Int(1, 4_096);
-        /// Rows of one device step at most; longer encodes run in slices of this size.
-        slice_rows_max: usize = 2_048, Int(16, 1_048_576);
-        /// Histories with more rows than this to encode go to the long lane.
-        long_rows_min: usize = 512, Int(1, 1_048_576);
-        /// Wait for company before a batch is sealed. 0 is best unless measured otherwise.
-        delay_us: u64 = 0, Int(0, 100_000);
         /// Kept back from a request's deadline for pricing and the reply.
         deadline_margin_ms: u64 = 3, Int(0, 1_000);
         /// Background refreshes of user states waiting at most; the oldest are dropped beyond it.
@@ -179,8 +169,6 @@ section! {
         tmax_min_ms: u64 = 5, Int(0, 60_000);
         /// Kept back from `tmax` for the network.
         network_margin_ms: u64 = 10, Int(0, 10_000);
-        /// Lowest and highest value of a plan's control.
-        control_max: f64 = 10.0, Float(1.0, 1_000.0);
     }
 }
 
@@ -233,7 +221,7 @@ section! {
         /// Size of all segments kept; the oldest go first.
         retain_mib: u64 = 4_096, Int(2, 16_777_216);
         /// Events of one POST /v1/events.
-        batch_max: usize = 20_000, Int(1, 1_000_000);
+        batch_max: usize = 10_000, Int(1, 10_000);
         /// Appends waiting for one fsync at most.
         queue_max: usize = 4_096, Int(1, 1_000_000);
     }
