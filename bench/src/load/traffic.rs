@@ -107,7 +107,7 @@ fn built_in_templates() -> Vec<Value> {
     let mut templates: Vec<Value> = SIZES
         .iter()
         .map(|&(w, h)| {
-            json!({"imp": [{"id": "1", "banner": {"format": [{"w": w, "h": h}]}, "bidfloor": 0.05, "secure": 1}],
+            json!({"imp": [{"id": "1", "banner": {"format": [{"w": w, "h": h}]}, "bidfloor": 0.05}],
                    "site": site, "at": 1, "cur": ["USD"], "bcat": ["IAB25"]})
         })
         .collect();
