@@ -182,7 +182,7 @@ mod tests {
                 for index in 0..cut.ranges {
                     let range = cut.range(index, keys);
                     assert_eq!(range.start, next, "{rows} rows, {keys} keys, range {index}");
-                    assert!(range.start % KEY_STEP == 0 && (!range.is_empty() || keys == 0));
+                    assert!(range.start.is_multiple_of(KEY_STEP) && (!range.is_empty() || keys == 0));
                     next = range.end;
                 }
                 assert_eq!(next, keys);

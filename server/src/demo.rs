@@ -105,6 +105,27 @@ pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Resu
     Ok(())
 }
 
+/// Rates of the demo world, for requests in other currencies; a real server is given its own (`currencies.rates`).
+const RATES: [(&str, f64); 10] = [
+    ("EUR", 1.08),
+    ("GBP", 1.27),
+    ("CHF", 1.12),
+    ("JPY", 0.0067),
+    ("CNY", 0.14),
+    ("PLN", 0.25),
+    ("AUD", 0.65),
+    ("CAD", 0.73),
+    ("INR", 0.012),
+    ("BRL", 0.18),
+];
+
+/// Sets the demo's exchange rates unless some are configured.
+pub fn fill_rates(config: &mut Config) {
+    if config.currencies.rates.is_empty() {
+        config.currencies.rates = RATES.iter().map(|&(code, rate)| (code.to_owned(), rate)).collect();
+    }
+}
+
 /// The shape of the demo model.
 fn model_config(items: usize) -> anyhow::Result<ModelConfig> {
     Ok(serde_json::from_value(serde_json::json!({

@@ -140,6 +140,9 @@ impl App {
         if let Health::Failed(reason) = self.device.health() {
             self.lifecycle.not_ready("device", format!("lost, restart the server: {reason}"));
         }
+        if !self.search.is_alive() {
+            self.lifecycle.not_ready("search", "the search thread has ended, restart the server");
+        }
         self.meters.ready.set(f64::from(u8::from(self.lifecycle.readiness().ready)));
     }
 

@@ -93,7 +93,10 @@ pub(super) fn serve(args: &ServeArgs, json: bool) -> ExitCode {
 pub(super) fn demo(args: &ServeArgs, json: bool) -> ExitCode {
     let ready = announcement(json, Some(demo::user_id(1)));
     let prepare = async |config: &Config, stores: &Stores| demo::prepare(config, stores, SystemClock.seconds()).await;
-    start(args, json, |config, lifecycle| app::serve(config, lifecycle, prepare, ready))
+    start(args, json, |mut config, lifecycle| {
+        demo::fill_rates(&mut config);
+        app::serve(config, lifecycle, prepare, ready)
+    })
 }
 
 /// Prints what a server tells its user, once it is ready. Time counts from now.

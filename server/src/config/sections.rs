@@ -120,7 +120,7 @@ section! {
         /// Lists searched. 0: the fewest that reach `recall_min` on a sample.
         probes: usize = 0, Int(0, 1_000_000);
         /// Recall against exact search that the index is tuned for.
-        recall_min: f64 = 0.95, Float(0.5, 1.0);
+        recall_min: f64 = 0.98, Float(0.5, 1.0);
         /// Recent changes searched exactly before the index is rebuilt in the background.
         rebuild_delta_max: usize = 10_000, Int(1, 10_000_000);
         /// Share of searches that are repeated exactly for the live recall gauge.

@@ -139,7 +139,7 @@ impl Committer {
             Some(reason) => Err(reason.to_owned()),
             None => self.stage(&mut batch, &ops, sweep, now).map_err(|e| format!("ledger read: {e}")),
         };
-        let mut verdicts = staged.as_ref().map(|v| v.clone()).unwrap_or_default().into_iter();
+        let mut verdicts = staged.clone().unwrap_or_default().into_iter();
         for op in ops {
             match op {
                 Op::Settle(_, reply) => {

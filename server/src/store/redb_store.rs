@@ -190,7 +190,7 @@ impl RedbUserStore {
 
     /// Syncs the file now, so that a restart replays nothing.
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
-        self.ask(|reply| Job::Checkpoint(reply)).await
+        self.ask(Job::Checkpoint).await
     }
 
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(Reply<T>) -> Job) -> BoxFuture<'_, Result<T, StoreError>> {

@@ -21,6 +21,12 @@ fn bids(answer: &Value) -> Vec<&Value> {
     seats.iter().flat_map(|seat| seat["bid"].as_array().unwrap()).collect()
 }
 
+/// Micros an impression of a CPM price, rounded up as charges are.
+#[expect(clippy::cast_possible_truncation, reason = "prices of this world are small")]
+fn micros(cpm: f64) -> i64 {
+    (cpm * 1000.0 - 1e-6).ceil() as i64
+}
+
 /// Path and query of a notice with its macros filled in.
 fn notice(url: &str, price: &str) -> String {
     let at = url.find("/notice/").unwrap();
@@ -50,16 +56,17 @@ fn a_bid_is_priced_dressed_held_and_settled() {
     validate(&request, &body).unwrap();
     let bid = bids(&body)[0].clone();
     let plan = bid["cid"].as_str().unwrap().to_owned();
-    let price_micros = (bid["price"].as_f64().unwrap() * 1000.0).round() as i64;
+    let price = bid["price"].as_f64().unwrap();
+    let price_micros = micros(price);
 
     let held = world.balance(&plan);
     assert_eq!(held["held_micros"], price_micros, "the price is the ledger's");
-    let lower = bid["price"].as_f64().unwrap() / 2.0;
+    let lower = price / 2.0;
     let win = notice(bid["nurl"].as_str().unwrap(), &format!("{lower:.6}"));
     assert_eq!(world.get(&win).status, 204);
     let spent = world.balance(&plan);
     assert_eq!(spent["held_micros"], 0);
-    assert_eq!(spent["spent_micros"], (lower * 1000.0).ceil() as i64);
+    assert_eq!(spent["spent_micros"], micros(lower));
     assert_eq!(spent["free_micros"].as_i64().unwrap() + spent["spent_micros"].as_i64().unwrap(), BUDGET.0);
 
     // Repeats change nothing; a changed URL and a price above the bid are refused.
