@@ -4,6 +4,7 @@
 mod admin;
 mod batch_device;
 mod batch_plan;
+mod batch_spy;
 mod cli;
 mod config;
 mod demo;
