@@ -7,6 +7,7 @@
 //! back, in the same order, and none twice. Imported histories do not pass through the log; they are synced before
 //! the import resolves.
 
+pub(crate) mod file;
 pub mod poison;
 
 mod catalog;
@@ -154,6 +155,6 @@ pub trait UserStore: Send + Sync {
 }
 
 /// Most events in one [`UserStore::append`].
-pub const APPEND_MAX: usize = 10_000;
+pub const APPEND_MAX: usize = 20_000;
 /// Most histories in one [`UserStore::import`].
 pub const IMPORT_MAX: usize = 10_000;

@@ -75,7 +75,7 @@ impl Stores {
                 config::ChargeOn::Win => ledger::ChargeOn::Win,
                 config::ChargeOn::Billing => ledger::ChargeOn::Billing,
             },
-            pool_share_divisor: (1_000 / i64::from(config.ledger.pool_permille)).max(1),
+            pool_permille: i64::from(config.ledger.pool_permille),
             queue_max: config.ledger.queue_max,
             ..ledger::Options::default()
         };

@@ -19,13 +19,13 @@ pub struct Hold {
 /// How large the pool of one plan should be. See [`Options`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolRule {
-    pub(crate) share_divisor: i64,
+    pub(crate) permille: i64,
     pub(crate) holds_min: i64,
 }
 
 impl From<&Options> for PoolRule {
     fn from(options: &Options) -> Self {
-        Self { share_divisor: options.pool_share_divisor.max(1), holds_min: options.pool_holds_min.max(1) }
+        Self { permille: options.pool_permille.clamp(1, 1_000), holds_min: options.pool_holds_min.max(1) }
     }
 }
 
@@ -68,9 +68,8 @@ impl Account {
         if self.holds.contains_key(&bid) {
             return Err(ReserveError::DuplicateBid);
         }
-        if hold.amount > self.pool {
-            let reachable = self.pool + self.record.free;
-            if hold.amount > reachable {
+        if hold.amount > self.pool - self.owed() {
+            if hold.amount > self.reachable() {
                 return Err(ReserveError::BudgetSpent);
             }
             self.largest = self.largest.max(hold.amount);
@@ -152,7 +151,7 @@ impl Account {
 
     /// The pool this plan should have, given the pool and the free money it would have after the changes under way.
     pub(crate) fn pool_target(&self, rule: PoolRule, granted: i64, reachable: i64) -> i64 {
-        (granted / rule.share_divisor).max(self.largest.saturating_mul(rule.holds_min)).min(reachable)
+        (granted / 1_000 * rule.permille).max(self.largest.saturating_mul(rule.holds_min)).min(reachable)
     }
 
     /// True when the commit thread should look at the pool: it runs low, or holds far too much, or owes late charges.
@@ -162,21 +161,27 @@ impl Account {
         low || self.pool / 3 > target || (self.record.late_over > 0 && self.pool > 0)
     }
 
+    /// The part of the pool that late charges beyond the budget will take as soon as the commit thread gets to it.
+    fn owed(&self) -> i64 {
+        self.record.late_over.min(self.pool)
+    }
+
     /// What could be reserved now or after a refill.
     pub(crate) fn reachable(&self) -> i64 {
-        self.pool + self.record.free
+        self.pool - self.owed() + self.record.free
     }
 
     pub(crate) fn balance(&self) -> Balance {
+        let owed = self.owed();
         Balance {
             granted: Micros(self.record.granted),
             held: Micros(self.record.held - self.pool),
-            spent: Micros(self.record.spent),
-            free: Micros(self.record.free + self.pool),
-            pool: Micros(self.pool),
+            spent: Micros(self.record.spent + owed),
+            free: Micros(self.reachable()),
+            pool: Micros(self.pool - owed),
             recovered: Micros(self.record.recovered_sum()),
             late: Micros(self.record.late),
-            late_over: Micros(self.record.late_over),
+            late_over: Micros(self.record.late_over - owed),
         }
     }
 

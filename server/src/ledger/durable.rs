@@ -11,6 +11,7 @@
 use super::account::Hold;
 use super::record::Record;
 use super::{BidId, Id, Micros, OpenError, Timing};
+use crate::store::file::open_database;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use std::path::Path;
 
@@ -75,11 +76,7 @@ impl DurableLedger {
     /// Opens or creates the file. `cache_bytes` bounds redb's page cache.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
         let name = path.display().to_string();
-        let database = Database::builder().set_cache_size(cache_bytes).create(path).map_err(|e| storage(&name, e))?;
-        if let Some(parent) = path.parent() {
-            // The new file's name must survive a power cut as well as its bytes.
-            std::fs::File::open(parent)?.sync_all()?;
-        }
+        let database = open_database(path, cache_bytes).map_err(|e| storage(&name, e))?;
         Self::with(database, name)
     }
 

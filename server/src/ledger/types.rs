@@ -78,8 +78,8 @@ pub struct Options {
     pub dedupe_s: i64,
     /// Which notice charges.
     pub charge_on: ChargeOn,
-    /// The pool is the budget divided by this (20 means 5%), ...
-    pub pool_share_divisor: i64,
+    /// The pool is this many thousandths of the budget (50 means 5%), ...
+    pub pool_permille: i64,
     /// ... or this many of the plan's largest holds if that is more; never more than what is left.
     pub pool_holds_min: i64,
     /// Most open holds in all plans together.
@@ -100,7 +100,7 @@ impl Default for Options {
             hold_max_s: 3_600,
             dedupe_s: 86_400,
             charge_on: ChargeOn::Win,
-            pool_share_divisor: 20,
+            pool_permille: 50,
             pool_holds_min: 16,
             holds_max: 4_000_000,
             queue_max: 8_192,

@@ -2,6 +2,7 @@
 //! `catalog-store`.
 
 use super::StoreError;
+use super::file::open_database;
 use super::poison::{Poison, PoisonGuard};
 use crate::events::BoxFuture;
 use crate::ids::Id;
@@ -84,10 +85,7 @@ impl CatalogStore {
         let path = dir.join("catalog.redb");
         let fail = |fault: String| StoreError::Open { file: path.display().to_string(), fault };
         std::fs::create_dir_all(dir).map_err(|e| fail(e.to_string()))?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(64 << 20);
-        let database = builder.create(&path).map_err(|e| fail(e.to_string()))?;
-        std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| fail(e.to_string()))?;
+        let database = open_database(&path, 64 << 20).map_err(|e| fail(e.to_string()))?;
         let shared = Arc::new(Shared { database, poison: Poison::default() });
         shared.commit(&[]).map_err(|e| fail(e.to_string()))?;
         let (queue, waiting) = bounded(QUEUE_MAX);

@@ -1,5 +1,6 @@
 //! [`UserStore`] on one redb file and the event log.
 
+use super::file::open_database;
 use super::history::History;
 use super::poison::Poison;
 use super::reader::{Cache, Joined, run as run_reader};
@@ -125,10 +126,7 @@ impl RedbUserStore {
     ) -> Result<Self, StoreError> {
         let path = dir.join("users.redb");
         std::fs::create_dir_all(dir).map_err(|e| open_error(&path, e))?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(options.page_cache_bytes);
-        let database = builder.create(&path).map_err(|e| open_error(&path, e))?;
-        std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| open_error(&path, e))?;
+        let database = open_database(&path, options.page_cache_bytes).map_err(|e| open_error(&path, e))?;
         let meta = prepare(&database).map_err(|e| open_error(&path, e))?;
         if meta.applied > log.last() {
             let fault = format!(
