@@ -74,6 +74,9 @@ impl FileEventLog {
     /// newest segment is an error (older segments are checked when they are replayed).
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self, EventError> {
         std::fs::create_dir_all(dir).map_err(|e| io_error(dir, e))?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
         let mut segments = list(dir)?;
         let tail = match segments.pop() {
             Some(newest) => open_tail(newest)?,

@@ -47,10 +47,12 @@ impl History {
 
     /// Puts an event in its place: after every event of the same or an earlier second.
     pub fn insert(&mut self, item: ItemKey, action: u16, time: i64) {
-        if self.times.last().is_none_or(|last| *last <= time) {
-            return self.push(item, action, time);
-        }
-        let at = self.times.partition_point(|t| *t <= time);
+        self.insert_after(0, item, action, time);
+    }
+
+    /// [`History::insert`] that leaves the first `fixed` events, which are dropped ones, where they are.
+    pub(crate) fn insert_after(&mut self, fixed: usize, item: ItemKey, action: u16, time: i64) {
+        let at = fixed + self.times[fixed..].partition_point(|t| *t <= time);
         self.items.insert(at, item);
         self.actions.insert(at, action);
         self.times.insert(at, time);

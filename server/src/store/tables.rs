@@ -185,22 +185,18 @@ impl<'t> Rows<'t> {
     /// Puts events in their places. Only the chunks from the first place on are read and written.
     pub(super) fn append(&mut self, user: &str, events: &[UserEvent]) -> Result<(), RowError> {
         let Some(earliest) = events.iter().map(|event| event.time).min() else { return Ok(()) };
-        let (mut first, next, mut skip, len) = self.users.get(user)?.map_or((0, 0, 0, 0), |row| row.value());
+        let (mut first, next, skip, len) = self.users.get(user)?.map_or((0, 0, 0, 0), |row| row.value());
         let from = self.chunk_to_change(user, first, next, earliest)?;
         let mut tail = History::default();
-        let mut skipped = if from == first { std::mem::take(&mut skip) } else { 0 };
         for chunk in self.chunks.range((user, from)..(user, next))? {
-            decode_into(chunk?.1.value(), std::mem::take(&mut skipped) as usize, &mut tail)
-                .map_err(RowError::Damaged)?;
+            decode_into(chunk?.1.value(), 0, &mut tail).map_err(RowError::Damaged)?;
         }
+        // Dropped events still standing in the first chunk stay in front of everything.
+        let fixed = if from == first { skip as usize } else { 0 };
         for event in events {
-            tail.insert(event.item, event.action, event.time);
+            tail.insert_after(fixed, event.item, event.action, event.time);
         }
-        let before = next;
         let next = self.write_chunks(user, from, &tail)?;
-        for stale in next..before {
-            self.chunks.remove((user, stale))?;
-        }
         let total = len as usize + events.len();
         let kept = total.min(self.events_max);
         let mut drop = (total - kept) + skip as usize;

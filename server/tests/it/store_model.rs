@@ -13,6 +13,7 @@ const EVENTS_MAX: usize = 1_000;
 struct Model {
     seen: HashSet<String>,
     users: HashMap<usize, Vec<(i64, i64)>>,
+    dropped: HashMap<usize, u64>,
 }
 
 impl Model {
@@ -25,6 +26,7 @@ impl Model {
         events.sort_by_key(|e| e.0);
         if events.len() > EVENTS_MAX {
             events.remove(0);
+            *self.dropped.entry(user).or_default() += 1;
         }
         EventOutcome::Accepted
     }
@@ -39,6 +41,7 @@ fn compare(store: &RedbUserStore, model: &Model) {
         let history = wait(store.load(&name(user))).unwrap();
         let seen: Vec<_> = history.times.iter().zip(&history.items).map(|(t, i)| (*t, i.0)).collect();
         assert_eq!(&seen, model.users.get(&user).unwrap_or(&Vec::new()), "user {user}");
+        assert_eq!(history.dropped, model.dropped.get(&user).copied().unwrap_or(0), "user {user}");
     }
 }
 
@@ -73,6 +76,7 @@ proptest! {
                 }
                 7 => {
                     let existed = wait(live.delete(&name(user))).unwrap();
+                    model.dropped.remove(&user);
                     prop_assert_eq!(existed, model.users.remove(&user).is_some());
                 }
                 8 => {
@@ -84,6 +88,7 @@ proptest! {
                     }
                     wait(live.import(vec![(name(user), history.clone())])).unwrap();
                     history.sort();
+                    model.dropped.remove(&user);
                     model.users.insert(user, history.times.iter().map(|t| (*t, -1)).collect());
                 }
                 9 => compare(live, &model),
