@@ -128,8 +128,9 @@ fn events(c: &mut Criterion) {
 
 fn import(c: &mut Criterion) {
     let runtime = runtime();
-    let histories: Vec<(Id, History)> =
-        (0..20_000).map(|n| (Id::from(format!("user-{n:05}").as_str()), history(if n % 100 == 0 { 10_000 } else { 200 }))).collect();
+    let histories: Vec<(Id, History)> = (0..20_000)
+        .map(|n| (Id::from(format!("user-{n:05}").as_str()), history(if n % 100 == 0 { 10_000 } else { 200 })))
+        .collect();
     let total: usize = histories.iter().map(|(_, history)| history.len()).sum();
     let mut group = c.benchmark_group("import");
     group.sample_size(10).throughput(Throughput::Elements(total as u64));
