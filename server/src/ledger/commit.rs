@@ -139,7 +139,11 @@ impl Committer {
             Some(reason) => Err(reason.to_owned()),
             None => self.stage(&mut batch, &ops, sweep, now).map_err(|e| format!("ledger read: {e}")),
         };
-        let mut verdicts = staged.clone().unwrap_or_default().into_iter();
+        let (verdicts, staged) = match staged {
+            Ok(verdicts) => (verdicts, Ok(())),
+            Err(reason) => (Vec::new(), Err(reason)),
+        };
+        let mut verdicts = verdicts.into_iter();
         for op in ops {
             match op {
                 Op::Settle(_, reply) => {
@@ -161,7 +165,7 @@ impl Committer {
         if closing {
             batch.write_holds();
         }
-        let outcome = staged.and_then(|_| self.commit(batch, closing).map_err(|e| format!("ledger commit: {e}")));
+        let outcome = staged.and_then(|()| self.commit(batch, closing).map_err(|e| format!("ledger commit: {e}")));
         match outcome {
             Ok(()) => answers.into_iter().for_each(Answer::send),
             Err(reason) => {

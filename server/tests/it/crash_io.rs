@@ -14,7 +14,7 @@ fn shim(dir: &Path) -> Option<PathBuf> {
     match compiled {
         Ok(status) if status.success() => Some(library),
         other => {
-            println!("skipped: no C compiler ({other:?})");
+            eprintln!("skipped: no C compiler ({other:?})");
             None
         }
     }
@@ -75,7 +75,7 @@ impl SmallDisk {
         match mount.status() {
             Ok(status) if status.success() => Some(Self(at.to_owned())),
             other => {
-                println!("skipped: cannot mount a tmpfs ({other:?})");
+                eprintln!("skipped: cannot mount a tmpfs ({other:?})");
                 None
             }
         }
