@@ -82,6 +82,18 @@ impl EligibilityCache {
         (state.hits, state.misses)
     }
 
+    /// Answers kept at the moment.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.lock().entries.len()
+    }
+
+    /// True when no answer is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn find(&self, key: u128, versions: (u64, u64)) -> Option<Answer> {
         let mut state = self.state.lock();
         let state = &mut *state;
