@@ -3,7 +3,9 @@
 use crate::catalog_kit::{banner, banner_slot, handle, id, item, plan};
 use longbow::auction::NoBidReason;
 use longbow::auction::slot::Terms;
-use longbow::catalog::{Bitmap, CatalogHandle, CatalogOptions, Change, ChangeError, Decided, EligibilityCache, PlanSet};
+use longbow::catalog::{
+    Bitmap, CatalogHandle, CatalogOptions, Change, ChangeError, Decided, EligibilityCache, PlanSet,
+};
 use longbow::ids::ItemKey;
 use longbow::plans::FieldError;
 use std::sync::Arc;
@@ -179,5 +181,9 @@ fn cache_answers_by_version_and_stays_within_its_bound() {
     assert_eq!(cache.get(&handle.snapshot(), &live, &blocking("IAB2"), &slot).item_count, 0);
     let nobody = PlanSet { version: 2, plans: Bitmap::new(), known: 1 };
     assert_eq!(cache.get(&handle.snapshot(), &nobody, &blocking("IAB1"), &slot).item_count, 0);
-    assert_eq!(cache.get(&snapshot, &live, &blocking("IAB2"), &slot).item_count, 1, "an old snapshot is still answered");
+    assert_eq!(
+        cache.get(&snapshot, &live, &blocking("IAB2"), &slot).item_count,
+        1,
+        "an old snapshot is still answered"
+    );
 }

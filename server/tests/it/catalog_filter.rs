@@ -129,7 +129,8 @@ fn each_rule_has_its_reason() {
         let terms = Terms { allowed_categories: list(blocked), ..Terms::default() };
         assert_eq!(reason(&usual, &terms, &slot), (!hit).then_some(NoBidReason::CategoryNotAllowed), "{blocked}");
     }
-    for (blocked, hit) in [("example", true), ("SHOP.example", true), ("www.shop.example", true), ("op.example", false)] {
+    for (blocked, hit) in [("example", true), ("SHOP.example", true), ("www.shop.example", true), ("op.example", false)]
+    {
         let terms = Terms { blocked_domains: list(blocked), ..Terms::default() };
         assert_eq!(reason(&usual, &terms, &slot), hit.then_some(NoBidReason::DomainBlocked), "{blocked}");
     }

@@ -2,9 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod auction_choose;
+mod auction_pace;
+mod auction_price;
 mod batch_device;
 mod batch_plan;
 mod batch_spy;
+mod catalog;
+mod catalog_filter;
+mod catalog_kit;
 mod cli;
 mod config;
 mod crash;
