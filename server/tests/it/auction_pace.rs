@@ -53,6 +53,7 @@ fn run_day(policy: PolicyKind, budget: i64, dearness: f64, bias: f64) -> Day {
             free: Micros(budget - day.spent),
             results: outcomes.of(0),
         };
+        let totals = |_, _: &_| PlanTotals { spent: Micros(day.spent), free: Micros(budget - day.spent), results: outcomes.of(0) };
         let controls = control.tick(now, &catalog, totals);
         for _ in 0..200 {
             let value = rng.random_range(500.0..1_500.0);
@@ -155,6 +156,7 @@ fn a_restart_goes_on_where_it_was() {
     let totals = |spent: i64| {
         move |_: u32, _: &_| PlanTotals { spent: Micros(spent), free: Micros(1), results: PlanResults::default() }
     };
+    let totals = |spent: i64| move |_: u32, _: &_| PlanTotals { spent: Micros(spent), free: Micros(1), results: PlanResults::default() };
     let mut first = ControlLoop::new();
     for step in 0..20 {
         first.tick((START + 60 * step) as f64, &catalog, totals(step * 300_000));
@@ -164,6 +166,7 @@ fn a_restart_goes_on_where_it_was() {
     assert_eq!(second.save(), first.save(), "nothing is lost before the first tick either");
     let next =
         |control: &mut ControlLoop| control.tick((START + 1_200) as f64, &catalog, totals(6_500_000)).multiplier(0);
+    let next = |control: &mut ControlLoop| control.tick((START + 1_200) as f64, &catalog, totals(6_500_000)).multiplier(0);
     let multiplier = next(&mut first);
     assert_eq!(next(&mut second), multiplier);
     assert!((multiplier - 1.0).abs() > 0.01, "there was something to remember");
