@@ -105,10 +105,12 @@ impl Catalog {
             plans.and(&one);
             generic = Some(any);
         }
-        let mut items = Bitmap::with_slots(self.item_slots() as usize);
+        // The longest loop of all: one bit for each item of each plan, so it writes to plain words.
+        let mut words = vec![0; (self.item_slots() as usize).div_ceil(64)];
         for plan in plans.iter() {
-            self.add_items(plan, generic.as_ref(), &shapes, &mut items);
+            self.add_items(plan, generic.as_ref(), &shapes, &mut words);
         }
+        let mut items = Bitmap::from_words(words);
         self.keep_categories(&mut items, terms);
         Eligible {
             catalog_version: self.version(),
@@ -161,17 +163,22 @@ impl Catalog {
         plans.and(&admitted);
     }
 
-    fn add_items(&self, plan: PlanSlot, generic: Option<&Bitmap>, shapes: &Bitmap, items: &mut Bitmap) {
+    fn add_items(&self, plan: PlanSlot, generic: Option<&Bitmap>, shapes: &Bitmap, words: &mut [u64]) {
         let Some(entry) = self.plan(plan) else { return };
+        let mut add = |item: ItemSlot| {
+            if let Some(word) = words.get_mut(item as usize / 64) {
+                *word |= 1 << (item % 64);
+            }
+        };
         if generic.is_none_or(|generic| generic.get(plan)) {
-            items.extend(entry.items.iter().copied());
+            entry.items.iter().for_each(|&item| add(item));
             return;
         }
         for creative in entry.creatives.iter().filter_map(|&slot| self.creative(slot)) {
             if let Some(item) = creative.item
                 && shapes.get(creative.shape)
             {
-                items.set(item);
+                add(item);
             }
         }
     }

@@ -23,13 +23,15 @@ fn random_catalog(rng: &mut StdRng) -> CatalogHandle {
         handle.apply(vec![random_item(rng, n)]).unwrap();
     }
     for _ in 0..160 {
+        let (item, plan, creative) =
+            (rng.random_range(0..items), rng.random_range(0..plans), rng.random_range(0..creatives));
         let change = match rng.random_range(0..10) {
-            0 => random_item(rng, rng.random_range(0..items)),
-            1..4 => random_plan(rng, rng.random_range(0..plans), items),
-            4..8 => random_creative(rng, rng.random_range(0..creatives), (plans, items)),
-            8 => Change::DeleteCreative(id(format!("c{}", rng.random_range(0..creatives)))),
-            _ if rng.random_bool(0.3) => Change::DeletePlan(id(format!("p{}", rng.random_range(0..plans)))),
-            _ => Change::DeleteItem(id(format!("i{}", rng.random_range(0..items)))),
+            0 => random_item(rng, item),
+            1..4 => random_plan(rng, plan, items),
+            4..8 => random_creative(rng, creative, (plans, items)),
+            8 => Change::DeleteCreative(id(format!("c{creative}"))),
+            _ if rng.random_bool(0.3) => Change::DeletePlan(id(format!("p{plan}"))),
+            _ => Change::DeleteItem(id(format!("i{item}"))),
         };
         let _refused_where_a_reference_is_missing = handle.apply(vec![change]);
     }

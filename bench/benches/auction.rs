@@ -1,0 +1,193 @@
+//! Costs of the auction's rooms at the size of the demo world: 100,000 items, 2,000 plans, 10,000 creatives.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench that cannot go on stops")]
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use longbow::auction::choose::Chooser;
+use longbow::auction::pace::{ControlLoop, PlanTotals};
+use longbow::auction::price::{Market, PriceInput, bid};
+use longbow::auction::select::{Candidate, Selection};
+use longbow::auction::slot::{BannerSlot, Slot, Terms};
+use longbow::catalog::{Bitmap, Catalog, CatalogHandle, CatalogOptions, Change, EligibilityCache, PlanSet};
+use longbow::ids::Id;
+use longbow::money::{Currency, FxTable, Micros};
+use longbow::plans::{Creative, Format, Goal, Item, Plan, PlanState, PolicyKind};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::hint::black_box;
+use std::sync::Arc;
+
+const SIZES: [(u32, u32); 8] =
+    [(300, 250), (728, 90), (320, 50), (160, 600), (300, 600), (970, 250), (336, 280), (320, 100)];
+
+fn name(kind: &str, n: usize) -> Id {
+    Id::from(format!("{kind}{n}").as_str())
+}
+
+fn changes(items: usize, plans: usize, creatives: usize) -> Vec<Change> {
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut all = Vec::new();
+    for n in 0..items {
+        all.push(Change::Item(Item {
+            id: name("i", n),
+            title: String::new(),
+            categories: vec![format!("IAB{}-{}", rng.random_range(1..26), rng.random_range(1..20))],
+            price_micros: Micros(20_000_000),
+            url: "https://shop.example/".into(),
+            image_url: String::new(),
+            vector: vec![],
+        }));
+    }
+    for n in 0..plans {
+        all.push(Change::Plan(Plan {
+            id: name("p", n),
+            name: String::new(),
+            advertiser: Id::from("a"),
+            domain: format!("shop{n}.example"),
+            seat: Some(format!("s{}", n % 100)),
+            deals: vec![],
+            budget_micros: Micros(1_000_000_000),
+            currency: Currency::USD,
+            goal: Goal::Roi { target: 2.0 },
+            max_bid_micros: Micros(1_000_000),
+            starts_at: 0,
+            ends_at: 2_000_000_000,
+            state: PlanState::Active,
+            policy: PolicyKind::Pid,
+            items: (0..items / plans.max(1)).map(|k| name("i", (n * 50 + k * 7) % items)).collect(),
+        }));
+    }
+    for n in 0..creatives {
+        let (w, h) = SIZES[rng.random_range(0..SIZES.len())];
+        all.push(Change::Creative(Creative {
+            id: name("c", n),
+            plan: name("p", n % plans),
+            item: None,
+            attributes: if rng.random_bool(0.2) { vec![rng.random_range(1..17)] } else { vec![] },
+            language: None,
+            format: Format::Banner { w, h, image_url: "https://i.example/x.jpg".into() },
+        }));
+    }
+    all
+}
+
+fn built(items: usize, plans: usize, creatives: usize) -> CatalogHandle {
+    let handle = CatalogHandle::new(CatalogOptions { item_dimension: 8, first_new_item: 1 }, []).unwrap();
+    handle.apply(changes(items, plans, creatives)).unwrap();
+    handle
+}
+
+fn request() -> (Terms, Slot) {
+    let terms = Terms {
+        blocked_categories: (1..12).map(|n| format!("IAB{}-3", n * 2)).collect(),
+        blocked_domains: (0..50).map(|n| format!("shop{}.example", n * 31)).collect(),
+        ..Terms::default()
+    };
+    let banner =
+        BannerSlot { sizes: vec![(300, 250), (336, 280)], blocked_attributes: vec![1, 3], ..BannerSlot::default() };
+    (terms, Slot { imp_id: "1".into(), secure: true, banner: Some(banner), ..Slot::default() })
+}
+
+fn catalogue(c: &mut Criterion) {
+    let mut group = c.benchmark_group("catalog");
+    group.sample_size(10);
+    let all = changes(100_000, 2_000, 10_000);
+    group.bench_function("build 100k items, 2k plans, 10k creatives", |b| {
+        b.iter_batched(
+            || all.clone(),
+            |all| {
+                let handle = CatalogHandle::new(CatalogOptions { item_dimension: 8, first_new_item: 1 }, []).unwrap();
+                handle.apply(all).unwrap();
+                handle
+            },
+            criterion::BatchSize::PerIteration,
+        );
+    });
+    let handle = built(100_000, 2_000, 10_000);
+    for (what, of) in [("item", 500), ("plan", 100_500), ("creative", 102_500)] {
+        let change = all[of].clone();
+        group.bench_function(format!("change one {what}"), |b| b.iter(|| handle.apply(vec![change.clone()]).unwrap()));
+    }
+    group.finish();
+    let catalog = handle.snapshot();
+    let live = PlanSet { version: 1, plans: Bitmap::full(2_000), known: 2_000 };
+    let (terms, slot) = request();
+    let feed = Slot::default();
+    c.bench_function("eligible, uncached, exchange", |b| b.iter(|| black_box(catalog.eligible(&terms, &slot, &live))));
+    c.bench_function("eligible, uncached, every plan passes", |b| {
+        b.iter(|| black_box(catalog.eligible(&Terms::default(), &feed, &live)));
+    });
+    let cache = EligibilityCache::new(256);
+    c.bench_function("eligible, cached", |b| b.iter(|| black_box(cache.get(&catalog, &live, &terms, &slot))));
+    c.bench_function("explain 2k plans", |b| b.iter(|| black_box(catalog.explain(&terms, &slot, &live, 5))));
+}
+
+fn price_500(catalog: &Catalog, market: &Market<'_>, into: &mut Vec<Candidate>) {
+    into.clear();
+    for n in 0..500u32 {
+        let Some(entry) = catalog.plan(n * 3) else { continue };
+        let input = PriceInput {
+            plan: &entry.record,
+            p_click: 0.001 * f64::from(n % 40),
+            p_conversion: 0.05,
+            order_value: Micros(20_000_000),
+            multiplier: 1.1,
+            free: Micros(1_000_000_000),
+            shading: 1.0,
+        };
+        if let Ok(priced) = bid(&input, market) {
+            into.push(Candidate { slot: 0, plan: n * 3, item: n, priced });
+        }
+    }
+}
+
+fn auction(c: &mut Criterion) {
+    let handle = built(100_000, 2_000, 10_000);
+    let catalog = handle.snapshot();
+    let (terms, mut slot) = request();
+    slot.floor = Micros(500);
+    let euro = Currency::parse("EUR").unwrap();
+    let fx = FxTable::new([(euro, 1_090_000)]);
+    let mut candidates = Vec::with_capacity(500);
+    for (what, currency) in [("", Currency::USD), (", converted", euro)] {
+        let terms = Terms { currencies: vec![currency], ..terms.clone() };
+        let market = Market::new(&terms, &slot, &fx).unwrap();
+        c.bench_function(&format!("price 500 candidates{what}"), |b| {
+            b.iter(|| price_500(&catalog, &market, black_box(&mut candidates)));
+        });
+    }
+    c.bench_function("internal auction of 500, one slot", |b| {
+        b.iter_batched_ref(
+            || candidates.clone(),
+            |list| {
+                let mut selection = Selection::new(list, 7);
+                let best = selection.strongest();
+                best.inspect(|best| selection.accept(best))
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    let chooser = Chooser::new();
+    let mut rng = StdRng::seed_from_u64(3);
+    c.bench_function("choose one of 5 creatives", |b| {
+        b.iter(|| chooser.choose(&catalog, (0..5).map(|n| n * 2_000), &mut rng));
+    });
+}
+
+fn pace(c: &mut Criterion) {
+    let handle = CatalogHandle::new(CatalogOptions { item_dimension: 8, first_new_item: 1 }, []).unwrap();
+    handle.apply(changes(10_000, 10_000, 0)).unwrap();
+    let catalog: Arc<Catalog> = handle.snapshot();
+    let mut control = ControlLoop::new();
+    let mut now = 1_000_000.0;
+    c.bench_function("control tick of 10k plans", |b| {
+        b.iter(|| {
+            now += 1.0;
+            let spent = Micros((now * 100.0 - 100_000_000.0) as i64);
+            control.tick(now, &catalog, |_, _| PlanTotals { spent, free: Micros(5), ..PlanTotals::default() })
+        });
+    });
+}
+
+criterion_group!(benches, catalogue, auction, pace);
+criterion_main!(benches);
