@@ -16,6 +16,7 @@ pub mod demo;
 pub mod events;
 pub mod http;
 pub mod ids;
+pub mod import;
 pub mod ledger;
 pub mod meters;
 pub mod money;

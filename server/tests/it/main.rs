@@ -21,6 +21,7 @@ mod e2e_feed;
 mod http_caps;
 mod http_drain;
 mod http_limits;
+mod import;
 mod ledger;
 mod ledger_disk;
 mod ledger_model;
