@@ -28,7 +28,7 @@ fn micros(cpm: f64) -> i64 {
 }
 
 /// Path and query of a notice with its macros filled in.
-fn notice(url: &str, price: &str) -> String {
+pub(crate) fn notice(url: &str, price: &str) -> String {
     let at = url.find("/notice/").unwrap();
     let filled = url[at..].replace("${AUCTION_PRICE}", price).replace("${AUCTION_CURRENCY}", "USD");
     let mut out = String::new();
