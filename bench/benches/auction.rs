@@ -179,11 +179,11 @@ fn pace(c: &mut Criterion) {
     handle.apply(changes(10_000, 10_000, 0)).unwrap();
     let catalog: Arc<Catalog> = handle.snapshot();
     let mut control = ControlLoop::new();
-    let mut now = 1_000_000.0;
+    let (mut now, mut spent) = (1_000_000.0, Micros(0));
     c.bench_function("control tick of 10k plans", |b| {
         b.iter(|| {
             now += 1.0;
-            let spent = Micros((now * 100.0 - 100_000_000.0) as i64);
+            spent.0 += 100;
             control.tick(now, &catalog, |_, _| PlanTotals { spent, free: Micros(5), ..PlanTotals::default() })
         });
     });

@@ -44,10 +44,13 @@ fn reserve(c: &mut Criterion) {
         });
     });
     c.bench_function("reserve, 100,000 holds standing", |b| {
-        let mut bid = 1u128 << 64;
+        let mut last = 1u128 << 64;
         b.iter_batched(
-            || bid += 1,
-            |()| ledger.reserve(plan, BidId(bid << 1), Micros(1), SystemClock.seconds() + 20),
+            || {
+                last += 1;
+                BidId(last << 1)
+            },
+            |bid| ledger.reserve(plan, bid, Micros(1), SystemClock.seconds() + 20),
             BatchSize::NumIterations(100_000),
         );
     });

@@ -5,6 +5,7 @@
 
 pub mod doctor;
 pub mod golden;
+mod import;
 pub mod out;
 pub mod serve;
 
@@ -45,6 +46,9 @@ pub enum Command {
     /// Checks encoders against golden files: model, inputs and the outputs of the public reference code
     #[command(after_help = golden::EXAMPLE)]
     Golden(golden::GoldenArgs),
+    /// Reads histories from a file of a public data set, or of event lines, and hands them to a server
+    #[command(after_help = crate::import::EXAMPLE)]
+    Import(crate::import::ImportArgs),
     /// Says what this machine has for the server, what it lacks, and how to mend that
     #[command(after_help = doctor::EXAMPLE)]
     Doctor(ServeArgs),
@@ -71,6 +75,7 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Demo(args) => return serve::demo(args, cli.json),
         Command::Serve(args) => return serve::serve(args, cli.json),
         Command::Golden(args) => golden::run(args, cli.json),
+        Command::Import(args) => import::run(args, cli.json),
         Command::Doctor(args) => match args.settings() {
             Ok(config) => doctor::run(&config, cli.json),
             Err(code) => return code,

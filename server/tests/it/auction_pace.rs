@@ -1,5 +1,7 @@
 //! Pacing: the control tick, and the loop closed over a small synthetic market.
 
+#![expect(clippy::cast_possible_truncation, reason = "amounts of a test are small")]
+
 use crate::catalog_kit::{handle, id, item, plan};
 use longbow::auction::pace::{
     ControlLoop, NO_END, Outcomes, Pid, PlanObservation, PlanOutcome, PlanResults, PlanTotals, Policy, SavedControls,
@@ -53,7 +55,6 @@ fn run_day(policy: PolicyKind, budget: i64, dearness: f64, bias: f64) -> Day {
             free: Micros(budget - day.spent),
             results: outcomes.of(0),
         };
-        let totals = |_, _: &_| PlanTotals { spent: Micros(day.spent), free: Micros(budget - day.spent), results: outcomes.of(0) };
         let controls = control.tick(now, &catalog, totals);
         for _ in 0..200 {
             let value = rng.random_range(500.0..1_500.0);
@@ -156,7 +157,6 @@ fn a_restart_goes_on_where_it_was() {
     let totals = |spent: i64| {
         move |_: u32, _: &_| PlanTotals { spent: Micros(spent), free: Micros(1), results: PlanResults::default() }
     };
-    let totals = |spent: i64| move |_: u32, _: &_| PlanTotals { spent: Micros(spent), free: Micros(1), results: PlanResults::default() };
     let mut first = ControlLoop::new();
     for step in 0..20 {
         first.tick((START + 60 * step) as f64, &catalog, totals(step * 300_000));
@@ -166,7 +166,6 @@ fn a_restart_goes_on_where_it_was() {
     assert_eq!(second.save().plans[0].0, id("p"), "nothing is lost before the first tick either");
     let next =
         |control: &mut ControlLoop| control.tick((START + 1_200) as f64, &catalog, totals(6_500_000)).multiplier(0);
-    let next = |control: &mut ControlLoop| control.tick((START + 1_200) as f64, &catalog, totals(6_500_000)).multiplier(0);
     let multiplier = next(&mut first);
     // JSON may cost the last bit of a number.
     assert!((next(&mut second) - multiplier).abs() < 1e-9);

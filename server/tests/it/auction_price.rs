@@ -118,8 +118,6 @@ fn deals_come_first_and_fixed_prices_are_paid_exactly() {
         (fixed.deal, fixed.price, fixed.hold, fixed.strength),
         (Some(2), Micros(4_000), Micros(4_000), Micros(10_000))
     );
-    let fixed = at(vec![deal("z", 1, Fixed), deal("a", 9_000, FirstPrice), deal("b", 4_000, Fixed)], false, 20_000).unwrap();
-    assert_eq!((fixed.deal, fixed.price, fixed.hold, fixed.strength), (Some(2), Micros(4_000), Micros(4_000), Micros(10_000)));
     let first = at(vec![deal("a", 9_000, FirstPrice)], true, 0).unwrap();
     assert_eq!((first.deal, first.price, first.auction_type), (Some(0), Micros(10_000), FirstPrice));
     let open = at(vec![deal("a", 11_000, Fixed)], false, 5_000).unwrap();

@@ -133,7 +133,6 @@ fn each_rule_has_its_reason() {
     }
     for (blocked, hit) in [("example", true), ("SHOP.example", true), ("www.shop.example", true), ("op.example", false)]
     {
-    for (blocked, hit) in [("example", true), ("SHOP.example", true), ("www.shop.example", true), ("op.example", false)] {
         let terms = Terms { blocked_domains: list(blocked), ..Terms::default() };
         assert_eq!(reason(&usual, &terms, &slot), hit.then_some(NoBidReason::DomainBlocked), "{blocked}");
     }

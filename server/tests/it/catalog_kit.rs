@@ -153,7 +153,6 @@ pub(crate) fn random_terms(rng: &mut StdRng) -> Terms {
 pub(crate) fn random_slot(rng: &mut StdRng) -> Slot {
     let attributes =
         |rng: &mut StdRng| (0..rng.random_range(0..2)).map(|_| rng.random_range(1..5)).collect::<Vec<u32>>();
-    let attributes = |rng: &mut StdRng| (0..rng.random_range(0..2)).map(|_| rng.random_range(1..5)).collect::<Vec<u32>>();
     let banner = rng.random_bool(0.6).then(|| BannerSlot {
         sizes: (0..rng.random_range(0..3)).map(|_| *SIZES.choose(rng).unwrap()).collect(),
         blocked_attributes: attributes(rng),

@@ -1,5 +1,7 @@
 //! The promise under `kill -9`: whatever the server acknowledged is there after a restart, once, and no plan is over its budget.
 
+#![expect(clippy::cast_possible_truncation, reason = "amounts of a test are small")]
+
 use crate::e2e_bid::notice;
 use crate::process::{Link, Lost, Process, start_and_kill};
 use rand::rngs::StdRng;
