@@ -65,7 +65,8 @@ fn an_import_is_taken_once_and_can_be_ranked_by() {
     assert_eq!(run(), (taken(0, 2_400), 3));
     let ranked = world.post("/v1/rank", serde_json::json!({"user": "ml1m-2", "k": 5}));
     assert_eq!(ranked.status, 200, "{ranked:?}");
-    assert_eq!(ranked.json()["history_events"], 800);
+    assert_eq!(ranked.json()["history_events"], 256, "what the model of this world reads at most");
+    assert_eq!(world.admin("GET", "/v1/users/ml1m-2", "").json()["events"], 800);
     let wrong = runtime.block_on(import::post(import::read(Format::Ml1m, &path, NOW).unwrap(), "ftp://x", |_| {}));
     assert!(wrong.unwrap_err().to_string().contains("http://HOST:PORT"));
 }
