@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 1 the command found a fault (a golden file over the tolerance, a broken machine, a server that
 //! could not start), 64 wrong arguments or settings.
 
+pub mod client;
 pub mod doctor;
+mod eval;
 pub mod golden;
 mod import;
 pub mod out;
@@ -43,6 +45,9 @@ pub enum Command {
     /// Serves a data directory that holds a catalogue and a model
     #[command(after_help = serve::SERVE_EXAMPLE)]
     Serve(ServeArgs),
+    /// Measures the quality of rankings: each user's last event held out, the rest sent to a running server
+    #[command(after_help = crate::eval::EXAMPLE)]
+    Eval(crate::eval::EvalArgs),
     /// Checks encoders against golden files: model, inputs and the outputs of the public reference code
     #[command(after_help = golden::EXAMPLE)]
     Golden(golden::GoldenArgs),
@@ -74,6 +79,7 @@ fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Demo(args) => return serve::demo(args, cli.json),
         Command::Serve(args) => return serve::serve(args, cli.json),
+        Command::Eval(args) => eval::run(args, cli.json),
         Command::Golden(args) => golden::run(args, cli.json),
         Command::Import(args) => import::run(args, cli.json),
         Command::Doctor(args) => match args.settings() {

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod demo;
+pub mod eval;
 pub mod events;
 pub mod http;
 pub mod ids;

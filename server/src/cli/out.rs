@@ -28,3 +28,17 @@ pub fn json(asked: bool, figures: &impl Serialize) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Prints rows under a header, columns aligned to the right except the first.
+pub fn table(header: &[String], rows: &[Vec<String>]) {
+    let all = || std::iter::once(header).chain(rows.iter().map(Vec::as_slice));
+    let width = |column: usize| all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
+    for row in all() {
+        let cells =
+            row.iter().zip(&widths).enumerate().map(|(at, (cell, width))| {
+                if at == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") }
+            });
+        line(cells.collect::<String>().trim_end());
+    }
+}

@@ -2,30 +2,20 @@
 
 use super::{BATCH_EVENTS, Event, Events};
 use crate::app::Stores;
+use crate::cli::client::{Connection, Server};
 use crate::config::Config;
 use crate::deadline::{SystemClock, WallClock};
 use crate::store::{EventOutcome, StoreError, UserEvent, UserStore};
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::SendRequest;
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpStream;
 
-/// Most bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// Tries of one batch while the server is busy.
+/// Tries of one batch, a second apart, while the server is busy.
 const TRIES_MAX: u32 = 30;
-/// Between two of them.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Longest wait for a connection or an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of the events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,8 +106,7 @@ async fn append(stores: &Stores, events: Vec<UserEvent>) -> Result<Figures, Stor
 /// # Errors
 /// A fault in the file; a server that cannot be reached, answers otherwise than it should, or stays busy.
 pub async fn post(mut events: Events, url: &str, mut told: impl FnMut(&Figures)) -> anyhow::Result<Figures> {
-    let target = Target::parse(url)?;
-    let mut connection = None;
+    let mut connection = Connection::new(Server::parse(url)?, TRIES_MAX);
     let mut figures = Figures::default();
     loop {
         let batch = batch(&mut events)?;
@@ -125,15 +114,17 @@ pub async fn post(mut events: Events, url: &str, mut told: impl FnMut(&Figures))
             return Ok(figures);
         }
         let body = Bytes::from(serde_json::to_vec(&serde_json::json!({ "events": batch }))?);
-        figures.add(target.post(&mut connection, body).await?);
+        // A batch that arrives twice is harmless: events are known by their ids.
+        let (status, text) = connection.post("/v1/events", &body).await?;
+        if status != StatusCode::OK {
+            bail!("{status}: {}", String::from_utf8_lossy(&text));
+        }
+        let answer: Answer = serde_json::from_slice(&text).context("the answer is not of /v1/events")?;
+        let Answer { accepted, duplicate, rejected, errors } = answer;
+        let first_rejection = errors.first().map(ToString::to_string);
+        figures.add(Figures { accepted, duplicate, rejected, first_rejection });
         told(&figures);
     }
-}
-
-/// A server, from its URL.
-struct Target {
-    authority: String,
-    path: String,
 }
 
 /// What an answer tells beside its counts.
@@ -144,68 +135,4 @@ struct Answer {
     rejected: usize,
     #[serde(default)]
     errors: Vec<serde_json::Value>,
-}
-
-impl Target {
-    fn parse(url: &str) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("--url `{url}`"))?;
-        let authority = uri.authority().map(ToString::to_string);
-        let (Some("http"), Some(host)) = (uri.scheme_str(), authority) else {
-            bail!("--url `{url}`: must be http://HOST:PORT");
-        };
-        let authority = if uri.port().is_some() { host } else { format!("{host}:80") };
-        Ok(Self { authority, path: format!("{}/v1/events", uri.path().trim_end_matches('/')) })
-    }
-
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(&self.authority)).await;
-        let stream =
-            stream.context("no connection in time")?.with_context(|| format!("connect to {}", self.authority))?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends when the sender is dropped.
-        tokio::spawn(connection);
-        Ok(sender)
-    }
-
-    /// Sends one batch until it is taken. Sending it twice is harmless: events are known by their ids.
-    async fn post(&self, connection: &mut Option<SendRequest<Full<Bytes>>>, body: Bytes) -> anyhow::Result<Figures> {
-        let mut last = String::new();
-        for attempt in 0..TRIES_MAX {
-            if attempt > 0 {
-                tokio::time::sleep(PAUSE).await;
-            }
-            let mut sender = match connection.take() {
-                Some(sender) if !sender.is_closed() => sender,
-                _ => self.connect().await?,
-            };
-            let request = Request::post(&self.path)
-                .header("host", &self.authority)
-                .header("content-type", "application/json")
-                .body(Full::new(body.clone()))?;
-            let answer = async {
-                let response = sender.send_request(request).await?;
-                let status = response.status();
-                let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-                anyhow::Ok((status, body.map_err(|fault| anyhow::anyhow!(fault))?.to_bytes()))
-            };
-            match tokio::time::timeout(PATIENCE, answer).await.context("no answer in time")? {
-                Ok((StatusCode::OK, text)) => {
-                    *connection = Some(sender);
-                    let answer: Answer = serde_json::from_slice(&text).context("the answer is not of /v1/events")?;
-                    let Answer { accepted, duplicate, rejected, errors } = answer;
-                    let first_rejection = errors.first().map(ToString::to_string);
-                    return Ok(Figures { accepted, duplicate, rejected, first_rejection });
-                }
-                Ok((status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE), _)) => {
-                    *connection = Some(sender);
-                    last = status.to_string();
-                }
-                Ok((status, text)) => bail!("{status}: {}", String::from_utf8_lossy(&text)),
-                // An idle connection may have been closed by the server: tried again on a new one.
-                Err(error) => last = format!("{error:#}"),
-            }
-        }
-        bail!("the server did not take a batch in {TRIES_MAX} tries: {last}")
-    }
 }

@@ -18,10 +18,14 @@ mod crash_io;
 mod demo;
 mod e2e_bid;
 mod e2e_feed;
+mod eval;
 mod http_caps;
 mod http_drain;
 mod http_limits;
 mod import;
+// The load harness is a binary; what it makes of log lines is checked here against a server in this process.
+#[path = "../../../bench/src/ipinyou.rs"]
+mod ipinyou;
 mod ledger;
 mod ledger_disk;
 mod ledger_model;
@@ -33,6 +37,7 @@ mod openrtb_parse;
 mod openrtb_respond;
 mod openrtb_validate;
 mod process;
+mod real_users;
 mod render;
 mod retrieve;
 mod shared;

@@ -1,0 +1,121 @@
+//! Quality of rankings in which exactly one item is right: the next one.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Rank of the right item, 1 for the first; `None` if the list does not hold it.
+pub type Rank = Option<usize>;
+
+/// 1 if the right item is among the first `k`.
+#[must_use]
+pub fn recall(rank: Rank, k: usize) -> f64 {
+    f64::from(u8::from(rank.is_some_and(|rank| rank <= k)))
+}
+
+/// Normalised discounted cumulative gain of the first `k`: the ideal list has the right item first and a gain of 1, so what is
+/// left is the discount 1 / log2(rank + 1).
+#[must_use]
+pub fn ndcg(rank: Rank, k: usize) -> f64 {
+    match rank {
+        Some(rank) if rank <= k => (number(rank) + 1.0).log2().recip(),
+        _ => 0.0,
+    }
+}
+
+/// 1 / rank within the first `k`, 0 beyond.
+#[must_use]
+pub fn reciprocal(rank: Rank, k: usize) -> f64 {
+    match rank {
+        Some(rank) if rank <= k => number(rank).recip(),
+        _ => 0.0,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "ranks and counts are far below 2^52")]
+pub(super) fn number(count: usize) -> f64 {
+    count as f64
+}
+
+/// Means over users.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Quality {
+    /// recall@k by k: with one right item, the share of users whose list holds it.
+    pub recall: BTreeMap<usize, f64>,
+    /// NDCG@k by k.
+    pub ndcg: BTreeMap<usize, f64>,
+    /// Mean reciprocal rank within the largest k.
+    pub mrr: f64,
+}
+
+impl Quality {
+    /// Of these ranks, one a user; zeros for nobody.
+    #[must_use]
+    pub fn of(ranks: &[Rank], ks: &[usize]) -> Self {
+        let users = number(ranks.len().max(1));
+        let mean =
+            |gain: fn(Rank, usize) -> f64, k: usize| ranks.iter().map(|&rank| gain(rank, k)).sum::<f64>() / users;
+        let by_k = |gain: fn(Rank, usize) -> f64| ks.iter().map(|&k| (k, mean(gain, k))).collect();
+        let longest = ks.iter().copied().max().unwrap_or(0);
+        Self { recall: by_k(recall), ndcg: by_k(ndcg), mrr: mean(reciprocal, longest) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn near(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-12, "{a} is not {b}");
+    }
+
+    #[test]
+    fn values_worked_out_by_hand() {
+        // Four users: first, third, eleventh, not at all.
+        let quality = Quality::of(&[Some(1), Some(3), Some(11), None], &[1, 10, 100]);
+        near(quality.recall[&1], 0.25);
+        near(quality.recall[&10], 0.5);
+        near(quality.recall[&100], 0.75);
+        near(quality.ndcg[&1], 0.25);
+        // 1/log2(4) = 0.5; 1/log2(12) = 0.278942945651...
+        near(quality.ndcg[&10], 1.5 / 4.0);
+        near(quality.ndcg[&100], (1.5 + 0.278_942_945_651_129_83) / 4.0);
+        near(quality.mrr, (1.0 + 1.0 / 3.0 + 1.0 / 11.0) / 4.0);
+        near(Quality::of(&[Some(11)], &[10]).mrr, 0.0);
+        near(Quality::of(&[], &[10]).recall[&10], 0.0);
+    }
+
+    /// The definition for any list and any set of right items: gain over the gain of the ideal order.
+    fn naive_ndcg(list: &[u32], right: &[u32], k: usize) -> f64 {
+        let gains = |items: &[u32]| -> f64 {
+            let hits = items.iter().take(k).enumerate().filter(|(_, item)| right.contains(item));
+            hits.map(|(at, _)| 1.0 / (at as f64 + 2.0).log2()).sum()
+        };
+        gains(list) / gains(right)
+    }
+
+    fn naive_recall(list: &[u32], right: &[u32], k: usize) -> f64 {
+        let found = right.iter().filter(|item| list.iter().take(k).any(|other| other == *item)).count();
+        found as f64 / right.len() as f64
+    }
+
+    proptest! {
+        #[test]
+        fn equal_to_the_definitions_over_lists(
+            lists in proptest::collection::vec(Just((0..40).collect::<Vec<u32>>()).prop_shuffle(), 1..20),
+            right in 0u32..60,
+            k in 1usize..50,
+        ) {
+            let ranks: Vec<Rank> =
+                lists.iter().map(|list| list.iter().position(|&item| item == right).map(|at| at + 1)).collect();
+            let quality = Quality::of(&ranks, &[k]);
+            let mean = |of: &dyn Fn(&Vec<u32>) -> f64| lists.iter().map(of).sum::<f64>() / lists.len() as f64;
+            near(quality.ndcg[&k], mean(&|list| naive_ndcg(list, &[right], k)));
+            near(quality.recall[&k], mean(&|list| naive_recall(list, &[right], k)));
+            let reciprocal = |list: &Vec<u32>| {
+                list.iter().take(k).position(|&item| item == right).map_or(0.0, |at| 1.0 / (at as f64 + 1.0))
+            };
+            near(quality.mrr, mean(&reciprocal));
+        }
+    }
+}
