@@ -6,6 +6,7 @@ mod auction;
 mod client;
 mod index;
 mod ipinyou;
+mod latency;
 mod load;
 mod out;
 mod replay;
@@ -35,6 +36,8 @@ enum Command {
     Index(index::IndexArgs),
     /// Attention kernels: a whole history, candidates, an append, beside a matrix product
     Attention(attention::AttentionArgs),
+    /// Single requests of users with long histories, cold and warm, by stage
+    Latency(latency::LatencyArgs),
     /// Sends recorded requests (JSONL, or bid log lines) and counts the answers
     Replay(replay::ReplayArgs),
 }
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Command::Load(args) => load::run(&args),
         Command::Index(args) => index::run(&args),
         Command::Attention(args) => attention::run(&args),
+        Command::Latency(args) => latency::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }
