@@ -126,7 +126,7 @@ impl Book {
         }
         let mut live = slot.account.lock();
         let result = live.reserve(bid, hold);
-        let refill = self.ask_refill(&mut live);
+        let refill = self.ask_refill(&mut live, result == Err(ReserveError::PoolEmpty));
         slot.set_hint(&live);
         drop(live);
         if result.is_err() {
@@ -135,9 +135,10 @@ impl Book {
         ReserveOutcome { result, refill }
     }
 
-    /// True once per need: the caller then tells the commit thread.
-    fn ask_refill(&self, live: &mut Account) -> bool {
-        let ask = !live.refill_asked && live.wants_rebalance(self.pool_rule);
+    /// True once per need: the caller then tells the commit thread. A pool well above its low mark can still be too small
+    /// for one bid (`short`).
+    fn ask_refill(&self, live: &mut Account, short: bool) -> bool {
+        let ask = !live.refill_asked && (short || live.wants_rebalance(self.pool_rule));
         live.refill_asked |= ask;
         ask
     }
@@ -161,7 +162,7 @@ impl Book {
         let Some(slot) = self.slot(account) else { return (None, false) };
         let mut live = slot.account.lock();
         let Some(hold) = live.release(bid) else { return (None, false) };
-        let refill = self.ask_refill(&mut live);
+        let refill = self.ask_refill(&mut live, false);
         slot.set_hint(&live);
         drop(live);
         self.holds_ended(1);
