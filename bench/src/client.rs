@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Method;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
@@ -74,8 +75,21 @@ impl Connection {
 
     /// Posts a JSON body; a fault closes the connection, and the next call opens a new one.
     pub(crate) async fn post(&mut self, path: &str, body: Bytes, timeout: Duration) -> anyhow::Result<Answer> {
+        self.send(Method::POST, path, body, timeout).await
+    }
+
+    /// The same with any method.
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> anyhow::Result<Answer> {
         let authority = self.target.authority.clone();
-        let request = hyper::Request::post(path)
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
             .header("host", authority)
             .header("content-type", "application/json")
             .header("x-openrtb-version", "2.6")

@@ -1,8 +1,8 @@
 //! The load command: one rate, or a sweep that climbs until the server no longer holds its latency bound.
 
-mod open_loop;
+pub(crate) mod open_loop;
 mod plot;
-mod traffic;
+pub(crate) mod traffic;
 
 use crate::client::Target;
 use crate::out;
@@ -11,7 +11,7 @@ use open_loop::{Figures, Run};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
-use traffic::{Source, Traffic};
+use traffic::{Recipe, Source};
 
 /// Most steps of one sweep.
 const STEPS_MAX: usize = 40;
@@ -25,18 +25,8 @@ pub(crate) struct LoadArgs {
     /// Server to load; a machine of your own, as this offers real load
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// What to send
-    #[arg(long, value_enum, default_value = "mix")]
-    traffic: Traffic,
-    /// Bid requests to vary (JSON lines) in place of the built-in ones
-    #[arg(long)]
-    requests: Option<PathBuf>,
-    /// Users drawn from: PREFIX00001 to PREFIX followed by this number
-    #[arg(long, default_value_t = 20_000)]
-    users: u32,
-    /// Prefix of user ids (the demo world's by default)
-    #[arg(long, default_value = "user-")]
-    user_prefix: String,
+    #[command(flatten)]
+    recipe: Recipe,
     /// Requests a second, one run
     #[arg(long, default_value_t = 100.0, conflicts_with = "sweep")]
     rate: f64,
@@ -55,18 +45,9 @@ pub(crate) struct LoadArgs {
     /// The knee is the last rate whose 99th percentile stays under this, with under 1% refused, late or failed
     #[arg(long, default_value_t = 50.0)]
     p99_ms: f64,
-    /// Deadline sent with each request (`tmax`)
-    #[arg(long, default_value_t = 100)]
-    tmax_ms: u32,
-    /// Items asked of a ranking
-    #[arg(long, default_value_t = 20)]
-    k: u32,
     /// Connections
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
     connections: u16,
-    /// Seed of arrivals, users and requests
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Writes the latency curve as SVG
     #[arg(long)]
     plot: Option<PathBuf>,
@@ -106,10 +87,10 @@ impl LoadArgs {
             length: Duration::from_secs_f64(seconds),
             connections: self.connections,
             timeout: Duration::from_secs(5),
-            deadline: Duration::from_millis(self.tmax_ms.into()),
+            deadline: Duration::from_millis(self.recipe.tmax_ms.into()),
             seed,
         };
-        open_loop::run(run, Source::new(self)?)
+        open_loop::run(run, Source::new(&self.recipe)?)
     }
 
     fn holds(&self, step: &Figures) -> bool {
@@ -123,16 +104,16 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     let target = Target::parse(&args.url)?;
     let mut rate = args.sweep.unwrap_or(args.rate);
     if args.warmup > 0.0 {
-        args.step(&target, rate, args.warmup, args.seed ^ 0x5EED)?;
+        args.step(&target, rate, args.warmup, args.recipe.seed ^ 0x5EED)?;
     }
     let mut report = Report {
-        traffic: format!("{:?}", args.traffic).to_lowercase(),
+        traffic: format!("{:?}", args.recipe.traffic).to_lowercase(),
         p99_bound_ms: args.p99_ms,
         knee_rps: None,
         steps: Vec::new(),
     };
     for step in 0..STEPS_MAX {
-        let figures = args.step(&target, rate, args.seconds, args.seed + step as u64)?;
+        let figures = args.step(&target, rate, args.seconds, args.recipe.seed + step as u64)?;
         out::line(format!("{rate:.0} requests/s offered: p50 {:.2} ms, p99 {:.2} ms", figures.p50_ms, figures.p99_ms));
         let holds = args.holds(&figures);
         report.steps.push(figures);

@@ -10,6 +10,8 @@ mod latency;
 mod load;
 mod out;
 mod replay;
+mod soak;
+mod stall;
 
 use clap::{Parser, Subcommand};
 
@@ -40,6 +42,10 @@ enum Command {
     Latency(latency::LatencyArgs),
     /// Sends recorded requests (JSONL, or bid log lines) and counts the answers
     Replay(replay::ReplayArgs),
+    /// Load, events and catalogue changes for a while: does the server's memory stay flat?
+    Soak(soak::SoakArgs),
+    /// Holds thousands of stalled connections open and measures what that does to good requests
+    Stall(stall::StallArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -50,5 +56,7 @@ fn main() -> anyhow::Result<()> {
         Command::Attention(args) => attention::run(&args),
         Command::Latency(args) => latency::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Soak(args) => soak::run(&args),
+        Command::Stall(args) => stall::run(&args),
     }
 }

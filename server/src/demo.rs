@@ -42,34 +42,75 @@ struct Marker {
     long_users: usize,
     long_events: usize,
     made_at: i64,
+    /// False while it is being made.
+    whole: bool,
 }
 
-const FORMAT: u32 = 1;
+impl Marker {
+    fn of(demo: &config::Demo, made_at: i64, whole: bool) -> Self {
+        Self {
+            format: FORMAT,
+            seed: demo.seed,
+            items: demo.items,
+            plans: demo.plans,
+            creatives: demo.creatives,
+            users: demo.users,
+            long_users: demo.long_users,
+            long_events: demo.long_events,
+            made_at,
+            whole,
+        }
+    }
 
-/// Makes the world in an empty data directory; one that holds a world is left as it is.
+    /// Writes it in one step: a crash leaves the old file or the new one.
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let draft = path.with_extension("json.tmp");
+        std::fs::write(&draft, serde_json::to_vec_pretty(self)?)?;
+        Ok(std::fs::rename(draft, path)?)
+    }
+}
+
+const FORMAT: u32 = 2;
+
+/// Makes the world in an empty data directory; one that holds a world is left as it is, one whose making was cut short is made
+/// again.
 ///
 /// # Errors
 /// A directory with other data, or a disk fault.
 pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Result<()> {
     let path = config.data.dir.join("demo.json");
     let demo = &config.demo;
+    let model_path = config.data.dir.join("model.safetensors");
     if path.exists() {
         let marker: Marker = serde_json::from_slice(&std::fs::read(&path)?).with_context(|| {
-            format!("{} is damaged: remove {} to make a new world", path.display(), config.data.dir.display())
+            format!(
+                "{} is damaged or of another version: remove {} to make a new world",
+                path.display(),
+                config.data.dir.display()
+            )
         })?;
-        tracing::info!(
-            items = marker.items,
-            plans = marker.plans,
-            users = marker.users,
-            seed = marker.seed,
-            "the demo world of this data directory is served as it is"
-        );
-        return Ok(());
-    }
-    let model_path = config.data.dir.join("model.safetensors");
-    if model_path.exists() {
+        if marker.whole {
+            tracing::info!(
+                items = marker.items,
+                plans = marker.plans,
+                users = marker.users,
+                seed = marker.seed,
+                "the demo world of this data directory is served as it is"
+            );
+            return Ok(());
+        }
+        // Records of another world would stay behind.
+        if marker != Marker::of(demo, marker.made_at, false) {
+            let dir = config.data.dir.display();
+            bail!(
+                "{dir} holds a half-made demo world with other settings: remove it, or choose an empty --data directory"
+            );
+        }
+        tracing::info!("the demo world was left half made: making it again");
+    } else if model_path.exists() {
         bail!("{} holds a model but no demo world: choose an empty --data directory", config.data.dir.display());
     }
+    Marker::of(demo, now, false).write(&path)?;
     let began = Instant::now();
     tracing::info!(
         items = demo.items,
@@ -88,19 +129,7 @@ pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Resu
     let creatives = creatives(&plans, demo);
     records(stores, CatalogKind::Creative, creatives.iter().map(|one| (&one.id, one))).await?;
     let events = histories(stores, &items, demo, now).await?;
-    let marker = Marker {
-        format: FORMAT,
-        seed: demo.seed,
-        items: demo.items,
-        plans: demo.plans,
-        creatives: demo.creatives,
-        users: demo.users,
-        long_users: demo.long_users,
-        long_events: demo.long_events,
-        made_at: now,
-    };
-    // Last: a directory without it was left half made.
-    std::fs::write(&path, serde_json::to_vec_pretty(&marker)?)?;
+    Marker::of(demo, now, true).write(&path)?;
     tracing::info!(events, seconds = began.elapsed().as_secs_f32(), "the demo world is made");
     Ok(())
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -18,14 +18,51 @@ pub(crate) enum Traffic {
     Mix,
 }
 
+/// Which requests are drawn.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Recipe {
+    /// What to send
+    #[arg(long, value_enum, default_value = "mix")]
+    pub(crate) traffic: Traffic,
+    /// Bid requests to vary (JSON lines) in place of the built-in ones
+    #[arg(long)]
+    requests: Option<PathBuf>,
+    /// Users drawn from: PREFIX00001 to PREFIX followed by this number
+    #[arg(long, default_value_t = 20_000)]
+    users: u32,
+    /// Prefix of user ids (the demo world's by default)
+    #[arg(long, default_value = "user-")]
+    user_prefix: String,
+    /// Deadline sent with each request (`tmax`)
+    #[arg(long, default_value_t = 100)]
+    pub(crate) tmax_ms: u32,
+    /// Items asked of a ranking
+    #[arg(long, default_value_t = 20)]
+    k: u32,
+    /// Seed of arrivals, users and requests
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+impl Recipe {
+    /// The same with another seed.
+    pub(crate) fn with_seed(&self, seed: u64) -> Self {
+        Self { seed, ..self.clone() }
+    }
+
+    /// Draws a user. A square law: some come back far more often than others, as real ones do.
+    pub(crate) fn user(&self, rng: &mut StdRng) -> String {
+        let uniform: f64 = rng.random();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below users, which is a u32")]
+        let user = (uniform * uniform * f64::from(self.users)) as u32 + 1;
+        format!("{}{user:05}", self.user_prefix)
+    }
+}
+
 /// What a run's requests are made from.
 pub(crate) struct Source {
-    traffic: Traffic,
+    recipe: Recipe,
     templates: Vec<Value>,
-    user_prefix: String,
-    users: u32,
-    tmax_ms: u32,
-    k: u32,
     rng: StdRng,
     sent: u64,
 }
@@ -34,48 +71,35 @@ pub(crate) struct Source {
 const SIZES: [(u32, u32); 6] = [(300, 250), (300, 250), (728, 90), (320, 50), (300, 600), (160, 600)];
 
 impl Source {
-    /// A source of `traffic`; `file` holds bid requests to vary, one JSON object a line.
-    pub(crate) fn new(args: &super::LoadArgs) -> anyhow::Result<Self> {
-        let templates = match &args.requests {
+    /// A source of requests by `recipe`.
+    pub(crate) fn new(recipe: &Recipe) -> anyhow::Result<Self> {
+        let templates = match &recipe.requests {
             Some(path) => read_templates(path)?,
             None => built_in_templates(),
         };
-        if args.users == 0 {
+        if recipe.users == 0 {
             bail!("--users 0: must be at least 1");
         }
-        Ok(Self {
-            traffic: args.traffic,
-            templates,
-            user_prefix: args.user_prefix.clone(),
-            users: args.users,
-            tmax_ms: args.tmax_ms,
-            k: args.k,
-            rng: StdRng::seed_from_u64(args.seed),
-            sent: 0,
-        })
+        Ok(Self { recipe: recipe.clone(), templates, rng: StdRng::seed_from_u64(recipe.seed), sent: 0 })
     }
 
     /// Path and body of the next request.
     pub(crate) fn next_request(&mut self) -> (&'static str, Bytes) {
         self.sent += 1;
-        // A square law: some users come back far more often than others, as real ones do.
-        let uniform: f64 = self.rng.random();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below users, which is a u32")]
-        let user = (uniform * uniform * f64::from(self.users)) as u32 + 1;
-        let user = format!("{}{user:05}", self.user_prefix);
-        let feed = match self.traffic {
+        let user = self.recipe.user(&mut self.rng);
+        let feed = match self.recipe.traffic {
             Traffic::Openrtb => false,
             Traffic::Feed => true,
             Traffic::Mix => self.rng.random_ratio(1, 10),
         };
         if feed {
-            let body = json!({"user": user, "k": self.k, "deadline_ms": self.tmax_ms});
+            let body = json!({"user": user, "k": self.recipe.k, "deadline_ms": self.recipe.tmax_ms});
             return ("/v1/rank", body.to_string().into());
         }
         let pick = self.rng.random_range(0..self.templates.len());
         let mut body = self.templates[pick].clone();
         body["id"] = format!("load-{}-{:08x}", self.sent, self.rng.next_u32()).into();
-        body["tmax"] = self.tmax_ms.into();
+        body["tmax"] = self.recipe.tmax_ms.into();
         if !body["user"].is_object() {
             body["user"] = json!({});
         }

@@ -24,6 +24,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
+/// How long a stopping server waits for the first request of a connection that it has accepted: it may be on its way.
+const FIRST_REQUEST_TIME: Duration = Duration::from_millis(500);
+
 /// Limits of one port.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -149,7 +152,12 @@ impl<H: Handler> Server<H> {
                 Ok::<_, Infallible>(response)
             }
         });
-        let mut stopping = pin!(self.lifecycle.stopping());
+        let mut stopping = pin!(async {
+            self.lifecycle.stopping().await;
+            if state.is_new() {
+                tokio::time::sleep(FIRST_REQUEST_TIME).await;
+            }
+        });
         let mut stop_seen = false;
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let end = loop {

@@ -77,7 +77,7 @@ impl Listener {
                 never = accept(&listener, &server, &registry) => match never {},
                 () = lifecycle.stopping() => {}
             }
-            drop(listener);
+            admit_waiting(listener, &server, &registry);
             if tokio::time::timeout(drain_limit, registry.emptied()).await.is_err() {
                 let left = registry.end_all();
                 tracing::warn!(connections = left, limit = ?drain_limit, "drain limit reached, connections closed");
@@ -113,21 +113,38 @@ async fn accept<H: Handler>(listener: &TcpListener, server: &Arc<Server<H>>, reg
         };
         backoff = BACKOFF.0;
         server.meters.connections_accepted.of(port).increment(1);
-        match registry.admit(peer.ip()) {
-            Ok(place) => {
-                // Answers are small and must leave at once.
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(server.clone().serve(stream, peer, place));
-            }
-            Err(refused) => {
-                let end = match refused {
-                    Refused::Port => ConnectionEnd::Refused,
-                    Refused::Address => ConnectionEnd::RefusedAddress,
-                };
-                server.meters.connections_ended.of(port, end).increment(1);
-                refuse(&stream, server.settings.retry_after_s);
-            }
+        admit(stream, peer, server, registry);
+    }
+}
+
+fn admit<H: Handler>(stream: TcpStream, peer: SocketAddr, server: &Arc<Server<H>>, registry: &Arc<Registry>) {
+    match registry.admit(peer.ip()) {
+        Ok(place) => {
+            // Answers are small and must leave at once.
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(server.clone().serve(stream, peer, place));
         }
+        Err(refused) => {
+            let end = match refused {
+                Refused::Port => ConnectionEnd::Refused,
+                Refused::Address => ConnectionEnd::RefusedAddress,
+            };
+            server.meters.connections_ended.of(server.settings.port, end).increment(1);
+            refuse(&stream, server.settings.retry_after_s);
+        }
+    }
+}
+
+/// Takes in whom the system has connected already, then stops listening: closing the socket at once would reset them, with a
+/// request perhaps on its way.
+fn admit_waiting<H: Handler>(listener: TcpListener, server: &Arc<Server<H>>, registry: &Arc<Registry>) {
+    let Ok(listener) = listener.into_std() else { return };
+    // The queue's length bounds this even while more arrive.
+    for _ in 0..BACKLOG {
+        let Ok((stream, peer)) = listener.accept() else { return };
+        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
+        server.meters.connections_accepted.of(server.settings.port).increment(1);
+        admit(stream, peer, server, registry);
     }
 }
 

@@ -69,6 +69,11 @@ impl Connection {
         Phase::of(self.phase.load(Ordering::Acquire))
     }
 
+    /// No request has come yet.
+    pub(super) fn is_new(&self) -> bool {
+        !self.served.load(Ordering::Relaxed) && matches!(self.phase(), Phase::Idle | Phase::Headers)
+    }
+
     /// Moves on if the phase is still `from`: a close that came first stands.
     fn shift(&self, from: Phase, to: Phase) -> bool {
         self.phase.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()

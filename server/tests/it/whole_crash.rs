@@ -236,14 +236,13 @@ fn check(server: &Process, truth: &mut Truth, before: &HashMap<String, u64>) {
 }
 
 /// Lowers the budgets of every other plan.
-fn make_poor(server: &Process) -> usize {
+fn make_some_poor(server: &Process) {
     let mut link = Link::new(server.admin);
     let budget = json!({"budget_micros": POOR_BIDS * 10_000}).to_string();
-    let poor: Vec<String> = balances(server).into_keys().step_by(2).collect();
-    for plan in &poor {
-        assert_eq!(link.call("PATCH", &format!("/v1/plans/{plan}"), &budget).status, 200);
+    for plan in balances(server).into_keys().step_by(2) {
+        let reply = link.call("PATCH", &format!("/v1/plans/{plan}"), &budget);
+        assert_eq!(reply.status, 200, "{plan}: {}", reply.json());
     }
-    poor.len()
 }
 
 fn in_order(server: Process, dir: &Path, settings: &[&str]) -> Process {
@@ -261,7 +260,7 @@ fn what_was_acknowledged_survives_kills_at_any_moment() {
     let began = Instant::now();
     let mut server = Process::start("demo", &dir, &settings);
     let start_time = began.elapsed();
-    make_poor(&server);
+    make_some_poor(&server);
     let before = histories(&server);
     let mut truth = Truth::default();
     for round in 0..ROUNDS {
@@ -280,6 +279,26 @@ fn what_was_acknowledged_survives_kills_at_any_moment() {
     check(&server, &mut truth, &before);
     let events: usize = truth.batches.iter().map(|batch| batch.users.len()).sum();
     let (wins, took) = (truth.wins.len(), began.elapsed());
-    println!("{ROUNDS} kills: {} bids, {wins} wins, {} losses, {events} events, {took:?}", truth.bids, truth.losses);
+    let broke = money.values().filter(|[_, _, _, free]| *free < 20_000).count();
+    println!(
+        "{ROUNDS} kills: {} bids, {wins} wins, {} losses, {events} events, {broke} plans without money, {took:?}",
+        truth.bids, truth.losses
+    );
+    assert!(broke > 0, "no budget was ever used up");
     assert!(wins > 100 && truth.losses > 10 && events > 100, "there was no load to speak of");
+}
+
+#[test]
+fn a_demo_world_cut_short_is_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("data");
+    let mut rng = StdRng::seed_from_u64(SEED);
+    for _ in 0..4 {
+        start_and_kill("demo", &dir, &[], Duration::from_millis(rng.random_range(20..700)));
+    }
+    let server = Process::start("demo", &dir, &[]);
+    assert_eq!(balances(&server).len(), 60);
+    assert_eq!(histories(&server)["user-00001"], 800);
+    let ranked = Link::new(server.http).call("POST", "/v1/rank", &json!({"user": "user-00001", "k": 9}).to_string());
+    assert_eq!(ranked.json()["items"].as_array().unwrap().len(), 9);
 }
