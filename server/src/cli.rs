@@ -45,15 +45,15 @@ pub enum Command {
     /// Serves a data directory that holds a catalogue and a model
     #[command(after_help = serve::SERVE_EXAMPLE)]
     Serve(ServeArgs),
-    /// Measures the quality of rankings: each user's last event held out, the rest sent to a running server
-    #[command(after_help = crate::eval::EXAMPLE)]
-    Eval(crate::eval::EvalArgs),
     /// Checks encoders against golden files: model, inputs and the outputs of the public reference code
     #[command(after_help = golden::EXAMPLE)]
     Golden(golden::GoldenArgs),
     /// Reads histories from a file of a public data set, or of event lines, and hands them to a server
     #[command(after_help = crate::import::EXAMPLE)]
     Import(crate::import::ImportArgs),
+    /// Measures the quality of rankings: each user's last event held out, the rest sent to a running server
+    #[command(after_help = crate::eval::EXAMPLE)]
+    Eval(crate::eval::EvalArgs),
     /// Says what this machine has for the server, what it lacks, and how to mend that
     #[command(after_help = doctor::EXAMPLE)]
     Doctor(ServeArgs),

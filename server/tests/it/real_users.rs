@@ -45,6 +45,11 @@ fn histories(format: Format, path: &Path) -> BTreeMap<Id, Vec<(i64, ItemKey)>> {
     all
 }
 
+/// Events of a user as the server counts them.
+fn counted(world: &World, user: &Id) -> Value {
+    world.admin("GET", &format!("/v1/users/{user}"), "").json()["events"].clone()
+}
+
 /// Asks twice for `user` and checks the answer.
 fn ranks(world: &World, user: &Id, time: i64) {
     let ask = json!({"user": user, "k": 15, "time": time, "deadline_ms": 2_000});
@@ -99,7 +104,10 @@ fn display_ad_users_load_and_get_rankings() {
     }
     assert_eq!(users.len(), 20, "train and test users are different people");
     assert!(users.values().flatten().any(|(_, item)| item.0 < 0), "the set has negative items");
-    users.keys().for_each(|user| ranks(&world, user, NOW + 60));
+    for (user, events) in &users {
+        assert_eq!(counted(&world, user), events.len(), "user {user}");
+        ranks(&world, user, NOW + 60);
+    }
     let dir = world.dir.clone();
     drop(world);
     for (user, history) in stored(dir, users.keys().cloned()) {
@@ -123,6 +131,7 @@ fn movie_ratings_with_their_times_load_rank_and_evaluate() {
     assert_eq!(post(&world, Format::Movielens, &file), accepted(100_000));
     let again = Figures { duplicate: 100_000, ..Figures::default() };
     assert_eq!(post(&world, Format::Movielens, &file), again);
+    events.iter().for_each(|(user, count)| assert_eq!(counted(&world, user), *count, "user {user}"));
     events.keys().step_by(37).for_each(|user| ranks(&world, user, 900_000_000));
     evaluation(&world, &file);
     let dir = world.dir.clone();
