@@ -24,7 +24,7 @@ use std::path::PathBuf;
 pub const BATCH_EVENTS: usize = 1_000;
 
 /// Shown below `longbow import --help`.
-pub const EXAMPLE: &str = "Examples:\n  \
+pub const EXAMPLE: &str = "Example:\n  \
     longbow import --format movielens ml-100k.inter --url http://127.0.0.1:8080\n  \
     longbow import --format taobao train_user_features.parquet --now 1700000000 > events.ndjson\n  \
     longbow import --format ndjson events.ndjson --data ./data\n\n\

@@ -79,7 +79,7 @@ mod tests {
         near(quality.ndcg[&1], 0.25);
         // 1/log2(4) = 0.5; 1/log2(12) = 0.278942945651...
         near(quality.ndcg[&10], 1.5 / 4.0);
-        near(quality.ndcg[&100], (1.5 + 0.278_942_945_651_129_83) / 4.0);
+        near(quality.ndcg[&100], (1.5 + 0.278_942_945_651_129_8) / 4.0);
         near(quality.mrr, (1.0 + 1.0 / 3.0 + 1.0 / 11.0) / 4.0);
         near(Quality::of(&[Some(11)], &[10]).mrr, 0.0);
         near(Quality::of(&[], &[10]).recall[&10], 0.0);
