@@ -7,16 +7,15 @@ mod read;
 mod send;
 mod taobao;
 
+pub use crate::http::events::Event;
 pub use read::{Events, read};
 pub use send::{Figures, into_directory, post, write_lines};
 
 use crate::actions;
 use crate::ids::{Id, ItemKey};
-use crate::money::Micros;
 use crate::store::UserEvent;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -63,36 +62,6 @@ pub struct ImportArgs {
     /// Unix seconds of the last event in files without times [default: now]
     #[arg(long)]
     pub now: Option<i64>,
-}
-
-/// An event as `POST /v1/events` takes it. Fields that a file does not have are left out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Event {
-    /// Sent again with the same id, an event counts once.
-    pub id: Id,
-    /// Who.
-    pub user: Id,
-    /// With what; 64-bit integers, negative ones too, keep their value.
-    pub item: Id,
-    /// Name or number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub action: Option<Value>,
-    /// Unix seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<i64>,
-    /// Order value, micros.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value_micros: Option<Micros>,
-    /// Plan whose ad led to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Id>,
-    /// Creative that was shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub creative: Option<Id>,
-    /// Bid that showed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bid: Option<Id>,
 }
 
 impl Event {

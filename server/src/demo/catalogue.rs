@@ -1,7 +1,7 @@
 //! Items, plans and creatives of the demo world.
 
 use super::DIM;
-use super::taxonomy::{Taxonomy, near};
+use super::taxonomy::{Taxonomy, near, skewed};
 use crate::config;
 use crate::ids::Id;
 use crate::money::{Currency, Micros};
@@ -33,14 +33,7 @@ pub fn items(taxonomy: &Taxonomy, count: usize, seed: u64) -> Vec<Item> {
     debug_assert_eq!(categories[0].centre.len(), DIM);
     let mut items = Vec::with_capacity(count);
     for number in 1..=count {
-        let uniform: f64 = rng.random();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "an index"
-        )]
-        let category = &categories[((uniform.powf(1.3) * categories.len() as f64) as usize).min(categories.len() - 1)];
+        let category = &categories[skewed(&mut rng, 1.3, categories.len())];
         let look = LOOKS[rng.random_range(0..LOOKS.len())];
         let price = category.price * (0.5 * rng.sample::<f64, _>(StandardNormal)).exp();
         items.push(Item {

@@ -379,6 +379,13 @@ pub(super) fn near(base: &[f32], spread: f32, rng: &mut StdRng) -> Vec<f32> {
     vector
 }
 
+/// An index below `len`, small ones more often: a uniform draw to the power of `power`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+pub(super) fn skewed(rng: &mut StdRng, power: f64, len: usize) -> usize {
+    let uniform: f64 = rng.random();
+    ((uniform.powf(power) * len as f64) as usize).min(len.saturating_sub(1))
+}
+
 impl Taxonomy {
     /// The same 200 categories for every seed, placed by it: those of a department lie near each other.
     #[must_use]

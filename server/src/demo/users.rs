@@ -1,5 +1,6 @@
 //! Histories of the demo world: visits of minutes, days apart, drawn from each user's own interests.
 
+use super::taxonomy::skewed;
 use crate::actions;
 use crate::config;
 use crate::ids::ItemKey;
@@ -69,27 +70,13 @@ pub fn history(shelves: &Shelves, user: &UserPlan, now: i64) -> History {
             left_in_visit = rng.random_range(3..25);
             time -= rng.random_range(3_600..4 * 86_400);
             // Earlier interests are stronger; one visit in eight is idle curiosity.
-            let uniform: f64 = rng.random();
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "an index"
-            )]
-            let favourite = interests[((uniform * uniform * interests.len() as f64) as usize).min(interests.len() - 1)];
+            let favourite = interests[skewed(&mut rng, 2.0, interests.len())];
             shelf = if rng.random_ratio(1, 8) { rng.random_range(0..shelves.0.len()) } else { favourite };
         }
         left_in_visit -= 1;
         time -= rng.random_range(5..180);
         let items = &shelves.0[shelf];
-        let uniform: f64 = rng.random();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "an index"
-        )]
-        let item = items[((uniform * uniform * items.len() as f64) as usize).min(items.len() - 1)];
+        let item = items[skewed(&mut rng, 2.0, items.len())];
         let action = match rng.random_range(0..100_u8) {
             0..70 => actions::VIEW,
             70..90 => actions::CLICK,

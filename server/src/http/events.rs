@@ -26,32 +26,34 @@ const AHEAD_MAX_S: i64 = 86_400;
 /// Rejections listed in an answer; all are counted.
 const LISTED_MAX: usize = 100;
 
-/// One event as callers write it.
-#[derive(Debug, Deserialize)]
+/// One event as callers write it and as `longbow import` sends it. What is left out takes its default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EventBody {
+pub struct Event {
     /// Sent again with the same id, an event counts once.
-    id: Id,
-    user: Id,
-    item: Id,
+    pub id: Id,
+    /// Who.
+    pub user: Id,
+    /// With what; 64-bit integers, negative ones too, keep their value.
+    pub item: Id,
     /// Name or number; `view` if left out.
-    #[serde(default)]
-    action: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Value>,
     /// Unix seconds; now if left out.
-    #[serde(default)]
-    time: Option<i64>,
-    /// Order value, micros of the plan's currency.
-    #[serde(default)]
-    value_micros: Option<Micros>,
-    /// The plan whose ad led here: the event counts as its result.
-    #[serde(default)]
-    plan: Option<Id>,
-    /// The creative that was shown or clicked.
-    #[serde(default)]
-    creative: Option<Id>,
-    /// The bid that showed it.
-    #[serde(default)]
-    bid: Option<Id>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<i64>,
+    /// Order value, micros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_micros: Option<Micros>,
+    /// Plan whose ad led to it: the event counts as its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Id>,
+    /// Creative that was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creative: Option<Id>,
+    /// Bid that showed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bid: Option<Id>,
 }
 
 /// A rejected event.
@@ -102,7 +104,7 @@ async fn answer(app: &App, request: &mut Request, times: &mut StageTimes) -> Res
     }
     let now = app.clock.seconds();
     let mut answer = EventsAnswer::default();
-    let mut taken: Vec<(usize, EventBody, UserEvent)> = Vec::with_capacity(values.len());
+    let mut taken: Vec<(usize, Event, UserEvent)> = Vec::with_capacity(values.len());
     for (index, value) in values.into_iter().enumerate() {
         match read(value, now) {
             Ok((body, event)) => taken.push((index, body, event)),
@@ -184,9 +186,9 @@ fn split(bytes: &[u8]) -> Result<Vec<Value>, Fault> {
     }
 }
 
-fn read(value: Value, now: i64) -> Result<(EventBody, UserEvent), (Option<Id>, Fault)> {
+fn read(value: Value, now: i64) -> Result<(Event, UserEvent), (Option<Id>, Fault)> {
     let id = value.get("id").and_then(|id| serde_json::from_value(id.clone()).ok());
-    let body: EventBody = serde_path_to_error::deserialize(value).map_err(|error| {
+    let body: Event = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         (id.clone(), Fault::invalid(if path == "." { "event" } else { &path }, error.into_inner().to_string()))
     })?;
@@ -221,7 +223,7 @@ fn field_fault(text: &str) -> Fault {
 }
 
 /// An accepted event that names an ad counts as its result.
-fn feed_back(app: &App, catalog: &Catalog, body: &EventBody, action: u16) {
+fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
     let shown = match action {
         actions::IMPRESSION => {
             let bid = body.bid.as_ref().map(|bid| BidId::parse(bid.as_str()));
