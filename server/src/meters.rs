@@ -158,8 +158,6 @@ meters! {
     holds: Gauge = gauge("longbow_holds");
     /// 1 after an I/O error of the ledger: no bids until a restart.
     ledger_poisoned: Gauge = gauge("longbow_ledger_poisoned");
-    /// Time of one durable write.
-    fsync_seconds: Histogram = histogram("longbow_fsync_seconds");
     /// Times at which a limit bound, by limit.
     bounds: ByLabel<Bound, Counter> = counters("longbow_limits_reached_total", "limit");
     /// 1 while the server asks for traffic.

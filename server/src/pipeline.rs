@@ -19,7 +19,7 @@ use crate::batch::{Degrade, DeviceError, EncodeRequest, ScoreRequest, UserWindow
 use crate::catalog::{Bitmap, Catalog};
 use crate::deadline::Deadline;
 use crate::ids::{Id, ItemKey, ItemSlot};
-use crate::meters::{NoBid, Stage, StageTimes};
+use crate::meters::{Cache, CacheOutcome, NoBid, Stage, StageTimes};
 use crate::retrieve::SearchError;
 use crate::store::{History, StoreError};
 use longbow_index::Hits;
@@ -154,7 +154,10 @@ async fn load(app: &App, asked: &Asked, catalog: &Catalog) -> Result<(Option<u12
         Subject::Unknown => Ok((None, Arc::default())),
         Subject::Given(history) => Ok((None, Arc::new(app.windows.limits().translate(catalog, history)))),
         Subject::Known(user) => {
-            let history = match app.users.cached(user) {
+            let cached = app.users.cached(user);
+            let outcome = if cached.is_some() { CacheOutcome::Hit } else { CacheOutcome::Miss };
+            app.meters.cache_lookups.of(Cache::History, outcome).increment(1);
+            let history = match cached {
                 Some(history) => history,
                 None => tokio::time::timeout_at(asked.deadline.0.into(), app.users.load(user))
                     .await

@@ -5,7 +5,7 @@ use super::catalogue::everyman;
 use crate::auction::pace::{ControlLoop, PlanTotals};
 use crate::batch::Health;
 use crate::ids::Id;
-use crate::meters::{Cache, Held, Queue, Records};
+use crate::meters::{Cache, CacheOutcome, Held, Queue, Records};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use longbow_index::Retriever;
@@ -156,6 +156,9 @@ impl App {
             .of(Queue::Retrieve)
             .absolute(search.expired.load(Relaxed) + search.cancelled.load(Relaxed));
         meters.cache_bytes.of(Cache::Window).set(self.windows.bytes() as f64);
+        let (hits, misses) = self.filters.hits_and_misses();
+        meters.cache_lookups.of(Cache::Filter, CacheOutcome::Hit).absolute(hits);
+        meters.cache_lookups.of(Cache::Filter, CacheOutcome::Miss).absolute(misses);
         let index = self.index.stats();
         meters.index_items.set(self.index.len() as f64);
         meters.index_delta.set(index.delta_items as f64);

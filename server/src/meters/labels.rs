@@ -256,14 +256,6 @@ label! {
         Refresh = "refresh",
         /// Searches.
         Retrieve = "retrieve",
-        /// Loads and appends of histories.
-        Store = "store",
-        /// Settlements.
-        Ledger = "ledger",
-        /// Events to be logged.
-        Events = "events",
-        /// Changes of the catalogue.
-        Catalog = "catalog",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why was there no bid: the whole decision of a request again, with the reason of every plan. Nothing is held or counted.
 
 use super::bid::{Decision, Mode, decide};
-use super::{Asked, Stop, Subject};
+use super::{Asked, Subject};
 use crate::app::App;
 use crate::auction::NoBidReason;
 use crate::deadline::Deadline;
@@ -95,17 +95,13 @@ pub async fn explain(app: &App, request: &BidRequest) -> Explanation {
                 auction,
                 bids: Vec::new(),
                 no_bid,
-                stopped: Some(stop_text(&stop)),
+                stopped: Some(stop.to_string()),
                 history: None,
                 imps,
                 stages,
             }
         }
     }
-}
-
-fn stop_text(stop: &Stop) -> String {
-    stop.to_string()
 }
 
 fn bid(app: &App, request: &BidRequest, decision: &Decision, won: &super::bid::Won) -> Option<ExplainedBid> {

@@ -189,6 +189,9 @@ fn health_and_metrics_follow_the_server() {
     };
     assert!(sample("longbow_requests_total{endpoint=\"rank\",status=\"2xx\"}") >= 1.0);
     assert!(sample("longbow_stage_seconds_count{stage=\"encode\"}") >= 1.0);
+    let histories =
+        |outcome: &str| sample(&format!("longbow_cache_lookups_total{{cache=\"history\",outcome=\"{outcome}\"}}"));
+    assert!(histories("hit") + histories("miss") >= 1.0);
     assert!((sample("longbow_records{kind=\"plans\"}") - 12.0).abs() < 1e-9);
     assert!((sample("longbow_no_bids_total{reason=\"deadline\"}") - 0.0).abs() < 1e-9);
 }
