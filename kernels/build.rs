@@ -3,10 +3,15 @@
 
 use std::env;
 
-const SETS: [(&str, &[&str]); 2] = [
+const SETS: [(&str, &[&str]); 4] = [
     ("avx2", &["-mavx2", "-mfma"]),
     ("avx512", &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]),
+    // Tile instructions are written as inline assembly, so no flag of the compiler is needed for them.
+    ("amx", AMX),
+    ("amx_model", AMX),
 ];
+const AMX: &[&str] =
+    &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mprefer-vector-width=512"];
 
 fn main() {
     println!("cargo::rerun-if-changed=cpu");
@@ -23,6 +28,8 @@ fn main() {
         build.opt_level(3).flag("-march=x86-64").flag("-fno-exceptions").flag("-fno-rtti");
         // GCC 12 warns about its own AVX-512 headers.
         build.flag_if_supported("-Wno-uninitialized").flag_if_supported("-Wno-maybe-uninitialized");
+        // Each file takes what it needs from the shared headers.
+        build.flag_if_supported("-Wno-unused-function");
         for flag in flags {
             build.flag(flag);
         }

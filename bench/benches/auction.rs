@@ -8,7 +8,7 @@ use longbow::auction::pace::{ControlLoop, PlanTotals};
 use longbow::auction::price::{Market, PriceInput, bid};
 use longbow::auction::select::{Candidate, Selection};
 use longbow::auction::slot::{BannerSlot, Slot, Terms};
-use longbow::catalog::{Bitmap, Catalog, CatalogHandle, CatalogOptions, Change, EligibilityCache, PlanSet};
+use longbow::catalog::{Bitmap, Catalog, CatalogHandle, Change, EligibilityCache, PlanSet};
 use longbow::ids::Id;
 use longbow::money::{Currency, FxTable, Micros};
 use longbow::plans::{Creative, Format, Goal, Item, Plan, PlanState, PolicyKind};
@@ -72,7 +72,7 @@ fn changes(items: usize, plans: usize, creatives: usize) -> Vec<Change> {
 }
 
 fn built(items: usize, plans: usize, creatives: usize) -> CatalogHandle {
-    let handle = CatalogHandle::new(CatalogOptions { item_dimension: 8, first_new_item: 1 }, []).unwrap();
+    let handle = CatalogHandle::new();
     handle.apply(changes(items, plans, creatives)).unwrap();
     handle
 }
@@ -96,7 +96,7 @@ fn catalogue(c: &mut Criterion) {
         b.iter_batched(
             || all.clone(),
             |all| {
-                let handle = CatalogHandle::new(CatalogOptions { item_dimension: 8, first_new_item: 1 }, []).unwrap();
+                let handle = CatalogHandle::new();
                 handle.apply(all).unwrap();
                 handle
             },
@@ -175,7 +175,7 @@ fn auction(c: &mut Criterion) {
 }
 
 fn pace(c: &mut Criterion) {
-    let handle = CatalogHandle::new(CatalogOptions { item_dimension: 8, first_new_item: 1 }, []).unwrap();
+    let handle = CatalogHandle::new();
     handle.apply(changes(10_000, 10_000, 0)).unwrap();
     let catalog: Arc<Catalog> = handle.snapshot();
     let mut control = ControlLoop::new();

@@ -6,7 +6,7 @@
 mod world;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use longbow_kernels::{Affine, Engine, Isa, MatrixMut, MatrixRef, Shape};
+use longbow_kernels::{Affine, Engine, Isa, KvFormat, LayerNorm, Linear, MatrixMut, MatrixRef, PackedMatrix, Shape};
 use world::World;
 
 const SHAPE: Shape = Shape { heads: 2, d_qk: 32, d_v: 32 };
@@ -20,7 +20,7 @@ fn causal(c: &mut Criterion) {
     let mut group = c.benchmark_group("causal");
     group.sample_size(10);
     for n in [200_usize, 2000] {
-        let mut world = World::new(SHAPE, n, 1);
+        let mut world = World::new(SHAPE, n, 1, KvFormat::F32).expect("world");
         group.throughput(Throughput::Elements((n * n / 2) as u64));
         for engine in engines() {
             group.bench_with_input(BenchmarkId::new(engine.isa().to_string(), n), &n, |b, &n| {
@@ -35,7 +35,7 @@ fn causal(c: &mut Criterion) {
 fn long_history(c: &mut Criterion) {
     let mut group = c.benchmark_group("over 10000 keys");
     group.sample_size(10);
-    let mut world = World::new(SHAPE, 10_000, 100);
+    let mut world = World::new(SHAPE, 10_000, 100, KvFormat::F32).expect("world");
     for engine in engines() {
         for rows in [1_usize, 8] {
             group.bench_with_input(
@@ -60,19 +60,28 @@ fn dense(c: &mut Criterion) {
     let (rows, d, wide) = (10_000, 64, 256);
     let (x, w) = (vec![0.5_f32; rows * d], vec![0.25_f32; d * wide]);
     let (x, w) = (MatrixRef::dense(&x, rows, d).expect("x"), MatrixRef::dense(&w, d, wide).expect("w"));
+    let weight = PackedMatrix::new(w);
+    let linear = Linear { weight: &weight, bias: None };
     let (mut y, mut z) = (vec![0.0_f32; rows * wide], vec![0.0_f32; rows * d]);
     let ones = vec![1.0_f32; d];
     for engine in engines() {
         let isa = engine.isa().to_string();
-        group.bench_function(BenchmarkId::new(&isa, "gemm 64x256"), |b| {
-            b.iter(|| engine.gemm(x, w, 0.0, MatrixMut::dense(&mut y, rows, wide).expect("y")).expect("gemm"));
+        group.bench_function(BenchmarkId::new(&isa, "product 64x256"), |b| {
+            b.iter(|| engine.linear(x, linear, MatrixMut::dense(&mut y, rows, wide).expect("y")).expect("product"));
         });
-        group.bench_function(BenchmarkId::new(&isa, "silu 256"), |b| {
-            b.iter(|| engine.silu_in_place(MatrixMut::dense(&mut y, rows, wide).expect("y")).expect("silu"));
+        let plain = LayerNorm { epsilon: 1e-6, affine: None };
+        group.bench_function(BenchmarkId::new(&isa, "norm, product, silu"), |b| {
+            b.iter(|| {
+                let y = MatrixMut::dense(&mut y, rows, wide).expect("y");
+                engine.project(x, plain, linear, (wide, y)).expect("project");
+            });
         });
-        let affine = Some(Affine { weight: &ones, bias: &ones });
+        let affine = LayerNorm { epsilon: 1e-6, affine: Some(Affine { weight: &ones, bias: &ones }) };
         group.bench_function(BenchmarkId::new(&isa, "layer norm 64"), |b| {
-            b.iter(|| engine.layer_norm(x, 1e-6, affine, MatrixMut::dense(&mut z, rows, d).expect("z")).expect("norm"));
+            b.iter(|| {
+                let z = MatrixMut::dense(&mut z, rows, d).expect("z");
+                engine.layer_norm(x, affine, None, z).expect("norm");
+            });
         });
     }
     group.finish();

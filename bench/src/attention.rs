@@ -1,11 +1,11 @@
-//! `longbow-bench attention`: how fast the attention kernels are, beside a matrix product on the same cores.
+//! `longbow-bench attention`: how fast the attention kernels are, beside our own matrix product on the same cores.
 
 mod world;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use longbow_kernels::{Engine, Isa, MatrixMut, MatrixRef, Shape};
+use longbow_kernels::{Engine, Isa, KvFormat, Linear, MatrixMut, MatrixRef, PackedMatrix, Shape};
 
 use crate::out;
 use world::World;
@@ -16,7 +16,7 @@ const PRODUCT: (usize, usize, usize) = (4096, 256, 256);
 /// Measure attention: one user's whole history, candidates against it, an append of one row, and an sgemm.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  longbow-bench attention --n 10000 --heads 2 --dim 32\n  longbow-bench attention --isa avx2 --threads 1 --json"
+    after_help = "Examples:\n  longbow-bench attention --n 10000 --heads 2 --dim 32\n  longbow-bench attention --dtype bf16\n  longbow-bench attention --isa avx2 --threads 1 --json"
 )]
 pub(crate) struct AttentionArgs {
     /// Events in the history.
@@ -34,7 +34,10 @@ pub(crate) struct AttentionArgs {
     /// Threads (0: one for each core).
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,
-    /// Instruction set: portable, avx2 or avx512 (default: the best this machine has).
+    /// Numbers that keys and values are kept in: f32 or bf16.
+    #[arg(long, default_value_t = KvFormat::F32)]
+    pub(crate) dtype: KvFormat,
+    /// Instruction set: portable, avx2, avx512 or amx (default: the best this machine has).
     #[arg(long)]
     pub(crate) isa: Option<Isa>,
     /// Rounds; each runs every measurement once, so that slow spells of the machine hit all of them.
@@ -68,6 +71,7 @@ impl Series {
 #[derive(Debug, serde::Serialize)]
 struct Figures {
     isa: String,
+    dtype: String,
     threads: usize,
     n: u32,
     heads: u32,
@@ -89,16 +93,17 @@ fn measure(args: &AttentionArgs) -> anyhow::Result<Figures> {
     let engine = Engine::new(args.threads, args.isa).context("starting the kernels")?;
     let single = Engine::new(1, args.isa)?;
     let (n, d, heads) = (args.n as usize, args.dim as usize, args.heads as usize);
-    let mut world = World::new(Shape { heads, d_qk: d, d_v: d }, n, args.candidates as usize);
+    let mut world = World::new(Shape { heads, d_qk: d, d_v: d }, n, args.candidates as usize, args.dtype)?;
     let (m, k, cols) = PRODUCT;
     let (a, b, mut c) = (vec![0.5_f32; m * k], vec![0.25_f32; k * cols], vec![0.0_f32; m * cols]);
-    let (a, b) = (MatrixRef::dense(&a, m, k)?, MatrixRef::dense(&b, k, cols)?);
+    let (a, b) = (MatrixRef::dense(&a, m, k)?, PackedMatrix::new(MatrixRef::dense(&b, k, cols)?));
+    let b = Linear { weight: &b, bias: None };
     let (mut causal, mut one_thread, mut candidates, mut append, mut product) =
         (Series::default(), Series::default(), Series::default(), Series::default(), Series::default());
     world.attend(&engine, Some(n))?;
     for _ in 0..args.rounds {
         causal.time(|| world.attend(&engine, Some(n)))?;
-        product.time(|| Ok(engine.gemm(a, b, 0.0, MatrixMut::dense(&mut c, m, cols)?)?))?;
+        product.time(|| Ok(engine.linear(a, b, MatrixMut::dense(&mut c, m, cols)?)?))?;
         candidates.time(|| world.attend(&engine, None))?;
         append.time(|| world.attend(&engine, Some(1)))?;
         one_thread.time(|| world.attend(&single, Some(n)))?;
@@ -109,6 +114,7 @@ fn measure(args: &AttentionArgs) -> anyhow::Result<Figures> {
     let sgemm_gflops = product_flops / product.median_s() / 1e9;
     Ok(Figures {
         isa: engine.isa().to_string(),
+        dtype: args.dtype.to_string(),
         threads: engine.threads(),
         n: args.n,
         heads: args.heads,
@@ -134,8 +140,8 @@ fn measure(args: &AttentionArgs) -> anyhow::Result<Figures> {
 pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
     let f = measure(args)?;
     out::line(format!(
-        "{} on {} threads, a history of {} events, H={} d={}, medians of {} rounds",
-        f.isa, f.threads, f.n, f.heads, f.dim, args.rounds
+        "{} {} on {} threads, a history of {} events, H={} d={}, medians of {} rounds",
+        f.isa, f.dtype, f.threads, f.n, f.heads, f.dim, args.rounds
     ));
     let row = |name: &str, ms: f64, gflops: f64| vec![name.to_owned(), format!("{ms:.3}"), format!("{gflops:.1}")];
     out::table(
@@ -145,7 +151,7 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
             row("causal, one thread", f.causal_one_thread_ms, f.gflops * f.causal_ms / f.causal_one_thread_ms),
             row(&format!("{} candidates", f.candidates), f.candidates_ms, f.candidates_gflops),
             row("append of one row", f.append_one_row_ms, f.append_gflops),
-            row("sgemm 4096x256x256 (matrixmultiply)", f.sgemm_ms, f.sgemm_gflops),
+            row("sgemm 4096x256x256 (ours, packed)", f.sgemm_ms, f.sgemm_gflops),
         ],
     );
     out::line(format!("attention / sgemm: {:.2}", f.ratio));

@@ -4,11 +4,13 @@
 mod attention;
 mod auction;
 mod client;
+mod encoder;
 mod index;
 mod ipinyou;
 mod latency;
 mod load;
 mod out;
+mod reload;
 mod replay;
 mod soak;
 mod stall;
@@ -38,10 +40,14 @@ enum Command {
     Index(index::IndexArgs),
     /// Attention kernels: a whole history, candidates, an append, beside a matrix product
     Attention(attention::AttentionArgs),
+    /// The whole encoder on one user: cold, warm, against the length, and its allocations
+    Encoder(encoder::EncoderArgs),
     /// Single requests of users with long histories, cold and warm, by stage
     Latency(latency::LatencyArgs),
     /// Sends recorded requests (JSONL, or bid log lines) and counts the answers
     Replay(replay::ReplayArgs),
+    /// Requests with and without a model reload in progress, in turn
+    Reload(reload::ReloadArgs),
     /// Load, events and catalogue changes for a while: does the server's memory stay flat?
     Soak(soak::SoakArgs),
     /// Holds thousands of stalled connections open and measures what that does to good requests
@@ -54,7 +60,9 @@ fn main() -> anyhow::Result<()> {
         Command::Load(args) => load::run(&args),
         Command::Index(args) => index::run(&args),
         Command::Attention(args) => attention::run(&args),
+        Command::Encoder(args) => encoder::run(&args),
         Command::Latency(args) => latency::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Stall(args) => stall::run(&args),

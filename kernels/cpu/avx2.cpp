@@ -32,17 +32,17 @@ struct Vec {
     }
     // The first n < kLanes floats; the other lanes are 0.
     static Reg load_first(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+    static Reg first_of(Reg x, int64_t n) { return _mm256_and_ps(x, _mm256_castsi256_ps(first(n))); }
     static void store_first(float* p, Reg x, int64_t n) { _mm256_maskstore_ps(p, first(n), x); }
 
-    // Four floats at `offset` of the rows s and s + 4, one in each half.
-    static Reg gather_quarters(const float* const* rows, int64_t offset, int s) {
-        const Reg x = _mm256_castps128_ps256(_mm_loadu_ps(rows[s] + offset));
-        return _mm256_insertf128_ps(x, _mm_loadu_ps(rows[s + 4] + offset), 1);
+    // The lower and the upper bf16 of 8 words, as floats.
+    static Reg low_halves(const uint32_t* p) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)), 16));
     }
-    static Reg unpack_low(Reg a, Reg b) { return _mm256_unpacklo_ps(a, b); }
-    static Reg unpack_high(Reg a, Reg b) { return _mm256_unpackhi_ps(a, b); }
-    static Reg pairs_low(Reg a, Reg b) { return _mm256_shuffle_ps(a, b, _MM_SHUFFLE(1, 0, 1, 0)); }
-    static Reg pairs_high(Reg a, Reg b) { return _mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 2, 3, 2)); }
+    static Reg high_halves(const uint32_t* p) {
+        const __m256i x = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+        return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-65536)));
+    }
 
     // |next - times[0..8]| in 32 bits; exact when the true differences fit.
     using Ints = __m256i;
@@ -74,12 +74,21 @@ struct Vec {
         const Reg r = _mm256_rcp_ps(below);
         return mul(mul(z, r), _mm256_fnmadd_ps(below, r, _mm256_set1_ps(2.0f)));
     }
+    static constexpr int kGates = 1;
+    template <int N>
+    static void gates(float* const* at) {
+        static_assert(N == 1, "one by one: the compiler keeps two in flight with 16 registers");
+        store(*at, gate(load(*at)));
+    }
 };
 
 }  // namespace
 
 #include "attention.hpp"
+#include "product.hpp"
 
 extern "C" uint64_t longbow_attention_scratch_avx2(const LongbowAttention* params) { return scratch_floats(*params); }
 extern "C" int32_t longbow_attention_avx2(const LongbowAttention* params) { return attention(*params); }
 extern "C" void longbow_silu_avx2(float* x, size_t len) { silu(x, len); }
+extern "C" int32_t longbow_product_avx2(const LongbowProduct* params) { return product(*params); }
+extern "C" int32_t longbow_norm_avx2(const LongbowNorm* params) { return norm(*params); }

@@ -27,6 +27,19 @@ struct StepTimes {
     int64_t full[kKeys];
     int64_t low;
     int64_t high;
+
+    // The missing ones of a whole step repeat the last.
+    void read(const int64_t* times, int64_t keys) {
+        low = INT64_MAX;
+        high = INT64_MIN;
+        for (int64_t j = 0; j < kKeys; ++j) {
+            const int64_t t = times[smaller(j, keys - 1)];
+            full[j] = t;
+            low_bits[j] = static_cast<int32_t>(static_cast<uint64_t>(t));
+            low = smaller(low, t);
+            high = larger(high, t);
+        }
+    }
 };
 
 // Smallest and largest |difference| between times of rows and keys; `low` may be smaller than the true one.
@@ -46,7 +59,8 @@ Span span(int64_t next_low, int64_t next_high, const StepTimes& times) {
 // The bias of a tile: built once for the tile (constructor), then once for each step of keys (`step`).
 class TileBias {
   public:
-    // `window` takes keys + rows + 2 * kKeys floats, `mixed` rows * kKeys, `rows_out` one entry for each row.
+    // `window` takes keys + rows + 2 * kKeys floats; `mixed` rows * kKeys floats and `rows_out` one entry for each row, both as
+    // often as there are slots.
     TileBias(const LongbowAttention& p, float* window, float* mixed, RowBias* rows_out)
         : p_(p), window_(window), mixed_(mixed), rows_out_(rows_out) {
         const int64_t spread = p.causal ? p.rows - 1 : 0;
@@ -69,21 +83,23 @@ class TileBias {
         }
     }
 
-    // Fills the rows' bias for the `kKeys` keys from `key` on.
-    void step(int64_t key, const StepTimes& times) {
+    // Fills the rows' bias for the `kKeys` keys from `key` on, in slot `slot`; returns the slot's first row.
+    const RowBias* step(int64_t key, const StepTimes& times, int64_t slot) {
+        RowBias* const rows_out = rows_out_ + slot * p_.rows;
         const int64_t spread = p_.causal ? p_.rows - 1 : 0;
         const float* base = window_ + (key - p_.key_begin) + spread;
         if (!p_.pos_w || constant(times)) {
-            for (int64_t r = 0; r < p_.rows; ++r) rows_out_[r] = {base - (p_.causal ? r : 0), constant_};
-            return;
+            for (int64_t r = 0; r < p_.rows; ++r) rows_out[r] = {base - (p_.causal ? r : 0), constant_};
+            return rows_out;
         }
         for (int64_t r = 0; r < p_.rows; ++r) {
             if (r > 0 && !p_.causal && !p_.next_step) {
-                rows_out_[r] = rows_out_[0];
+                rows_out[r] = rows_out[0];
             } else {
-                row(r, base - (p_.causal ? r : 0), times);
+                rows_out[r] = row(r, base - (p_.causal ? r : 0), times, mixed_ + (slot * p_.rows + r) * kKeys);
             }
         }
+        return rows_out;
     }
 
     // The bias of a row and its own key: same position, no time between.
@@ -98,23 +114,20 @@ class TileBias {
         return tile_bucket_ == kBuckets || s.high < p_.edges[tile_bucket_ + 1];
     }
 
-    void row(int64_t r, const float* base, const StepTimes& times) {
+    RowBias row(int64_t r, const float* base, const StepTimes& times, float* out) {
         const int64_t next = p_.next_times[r * p_.next_step];
         const Span s = span(next, next, times);
         const int low = low_bucket_ = walk(p_.edges, s.low, low_bucket_);
         const int high = high_bucket_ = walk(p_.edges, s.high, high_bucket_);
         if (low == high) {
-            rows_out_[r] = {base, ts_[low]};
-            return;
+            return {base, ts_[low]};
         }
-        float* out = mixed_ + r * kKeys;
-        rows_out_[r] = {out, 0.0f};
         if (s.high > INT32_MAX) {
             for (int64_t j = 0; j < kKeys; ++j) {
                 const int64_t d = magnitude(saturating_difference(next, times.full[j]));
                 out[j] = base[j] + ts_[walk(p_.edges, d, low)];
             }
-            return;
+            return {out, 0.0f};
         }
         const int32_t bits = static_cast<int32_t>(static_cast<uint64_t>(next));
         for (int64_t j = 0; j < kKeys; j += Vec::kLanes) {
@@ -125,6 +138,7 @@ class TileBias {
             }
             Vec::store(out + j, Vec::add(x, Vec::loadu(base + j)));
         }
+        return {out, 0.0f};
     }
 
     const LongbowAttention& p_;

@@ -7,6 +7,7 @@ namespace {
 // would be the copy that needs AVX-512.
 inline int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
 inline int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 inline void fill(float* from, float* to, float x) {
     for (; from != to; ++from) *from = x;
 }
@@ -17,8 +18,9 @@ struct Count {
 };
 
 using Reg = Vec::Reg;
-constexpr int64_t kKeys = 64;  // keys of one step (a power of two, and KEY_STEP of src/tile.rs)
-constexpr int kRows = 6;       // rows of a register block
+constexpr int64_t kKeys = 64;      // most keys of one step (a power of two, and PANEL_KEYS of src/panel.rs)
+constexpr int kHalf = 6;           // rows of a register block of kColumns vectors
+constexpr int kRows = 2 * kHalf;   // rows that go through a step together
 constexpr float kMinusLog2e = -1.44269504088896340736f;
 constexpr float kMinusLn2 = -0.69314718055994530942f;
 
@@ -28,10 +30,10 @@ struct RowBias {
     float plus;
 };
 
-// weights = gate(q k^T + bias) for R rows and C vectors of keys. q: rows of `d` floats; kt: `d` rows of kKeys keys;
-// weights: rows of kKeys. Everything is scaled by -log2(e), so that the gate needs no further multiplication.
+// scores = q k^T + bias for R rows and C vectors of keys. q: column t of row r at q[t * kRows + r]; kt: `d` rows of
+// `width` keys; scores: rows of kKeys. All is scaled by -log2(e), so that the gate needs no further multiplication.
 template <int R, int C>
-void score(const float* q, int64_t d, const float* kt, const RowBias* bias, float* weights) {
+void score(const float* q, int64_t d, const float* kt, int64_t width, const RowBias* bias, float* scores) {
     Reg s[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -39,13 +41,13 @@ void score(const float* q, int64_t d, const float* kt, const RowBias* bias, floa
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) s[r][c] = Vec::add(Vec::loadu(bias[r].at + c * Vec::kLanes), plus);
     }
-    for (int64_t t = 0; t < d; ++t) {
+    for (int64_t t = 0; t < d; ++t, q += kRows, kt += width) {
         Reg k[C];
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) k[c] = Vec::load(kt + t * kKeys + c * Vec::kLanes);
+        for (int c = 0; c < C; ++c) k[c] = Vec::load(kt + c * Vec::kLanes);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const Reg x = Vec::set1(q[r * d + t]);
+            const Reg x = Vec::set1(q[r]);
 #pragma GCC unroll 8
             for (int c = 0; c < C; ++c) s[r][c] = Vec::fma(x, k[c], s[r][c]);
         }
@@ -53,8 +55,25 @@ void score(const float* q, int64_t d, const float* kt, const RowBias* bias, floa
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) Vec::store(weights + r * kKeys + c * Vec::kLanes, Vec::gate(s[r][c]));
+        for (int c = 0; c < C; ++c) Vec::store(scores + r * kKeys + c * Vec::kLanes, s[r][c]);
     }
+}
+
+// The gate over `vectors` vectors of each of `rows` rows, in place. Vec::kGates of them go through it side by side: alone, a
+// vector waits for its own previous step most of the time.
+void gate_rows(float* weights, int64_t rows, int64_t vectors) {
+    constexpr int G = Vec::kGates;
+    float* at[G];
+    int n = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < vectors; ++c) {
+            at[n++] = weights + r * kKeys + c * Vec::kLanes;
+            if (n < G) continue;
+            Vec::template gates<G>(at);
+            n = 0;
+        }
+    }
+    for (int i = 0; i < n; ++i) Vec::template gates<1>(at + i);
 }
 
 // sums += weights v for R rows and C vectors of value columns over `keys` keys. The step's own sum is made in registers
@@ -62,23 +81,23 @@ void score(const float* q, int64_t d, const float* kt, const RowBias* bias, floa
 template <int R, int C>
 void gather(const float* weights, int64_t keys, const float* v, int64_t v_width, float* sums, int64_t sums_stride) {
     Reg s[R][C];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) s[r][c] = Vec::zero();
     }
-    for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t j = 0; j < keys; ++j, ++weights, v += v_width) {
         Reg x[C];
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) x[c] = Vec::load(v + j * v_width + c * Vec::kLanes);
-#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) x[c] = Vec::load(v + c * Vec::kLanes);
+#pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-            const Reg w = Vec::set1(weights[r * kKeys + j]);
+            const Reg w = Vec::set1(weights[r * kKeys]);
 #pragma GCC unroll 8
             for (int c = 0; c < C; ++c) s[r][c] = Vec::fma(w, x[c], s[r][c]);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
@@ -90,63 +109,83 @@ void gather(const float* weights, int64_t keys, const float* v, int64_t v_width,
 
 // One head of one row block against one step of keys.
 struct HeadStep {
-    const float* q;
+    const float* q;  // d_qk columns of kRows rows
     int64_t d_qk;
     const float* kt;
+    int64_t k_width;
     const RowBias* bias;
     const float* v;
     int64_t v_width;  // padded to whole vectors
     float* sums;
     int64_t sums_stride;
     float* weights;
-    int64_t keys;     // how many keys any row of the block sees, 1 to kKeys
-    int64_t ragged;   // row r sees keys - max(0, ragged - r) of them
+    int64_t keys;    // how many keys any row of the block sees, 1 to k_width
+    int64_t ragged;  // row r sees keys - max(0, ragged - r) of them
 };
 
-template <int R, int C>
-void score_columns(const HeadStep& s, int64_t from) {
-    RowBias bias[R];
-    for (int r = 0; r < R; ++r) bias[r] = {s.bias[r].at + from, s.bias[r].plus};
-    score<R, C>(s.q, s.d_qk, s.kt + from, bias, s.weights + from);
-}
-
 template <int R>
-void head_step(const HeadStep& s) {
+void score_rows(const HeadStep& s, int64_t row) {
     constexpr int C = Vec::kColumns;
     const int64_t vectors = (s.keys + Vec::kLanes - 1) / Vec::kLanes;
     int64_t c = 0;
-    for (; c + C <= vectors; c += C) score_columns<R, C>(s, c * Vec::kLanes);
-    const int64_t from = c * Vec::kLanes;
-    if (C == 4 && vectors - c == 3) score_columns<R, C == 4 ? 3 : 1>(s, from);
-    if (C == 4 && vectors - c == 2) score_columns<R, C == 4 ? 2 : 1>(s, from);
-    if (vectors - c == 1) score_columns<R, 1>(s, from);
-    // Keys of the future: a block's rows differ by fewer than R of them.
-    for (int64_t r = 0; r < R && r < s.ragged; ++r) {
-        for (int64_t j = larger(0, s.keys - (s.ragged - r)); j < s.keys; ++j) s.weights[r * kKeys + j] = 0.0f;
-    }
-    const int64_t wide = s.v_width / Vec::kLanes;
-    int64_t w = 0;
-    const auto sum = [&](auto columns) {
-        constexpr int N = decltype(columns)::value;
-        const int64_t at = w * Vec::kLanes;
-        gather<R, N>(s.weights, s.keys, s.v + at, s.v_width, s.sums + at, s.sums_stride);
-        w += N;
+    const auto columns = [&](auto count) {
+        constexpr int N = decltype(count)::value;
+        const int64_t from = c * Vec::kLanes;
+        RowBias bias[R];
+        for (int r = 0; r < R; ++r) bias[r] = {s.bias[row + r].at + from, s.bias[row + r].plus};
+        score<R, N>(s.q + row, s.d_qk, s.kt + from, s.k_width, bias, s.weights + row * kKeys + from);
+        c += N;
     };
-    while (w + C <= wide) sum(Count<C>{});
-    if (C == 4 && wide - w == 3) sum(Count<C == 4 ? 3 : 1>{});
-    if (C == 4 && wide - w == 2) sum(Count<C == 4 ? 2 : 1>{});
-    if (wide - w == 1) sum(Count<1>{});
+    while (c + C <= vectors) columns(Count<C>{});
+    if (C == 4 && vectors - c == 3) columns(Count<C == 4 ? 3 : 1>{});
+    if (C == 4 && vectors - c == 2) columns(Count<C == 4 ? 2 : 1>{});
+    if (vectors - c == 1) columns(Count<1>{});
 }
 
-// The same for 1 to kRows rows.
+// C vectors of value columns from `at` on, for `rows` rows from `row` on, at most R of them.
+template <int R, int C>
+void gather_columns(const HeadStep& s, int64_t at, int64_t row, int64_t rows) {
+    const auto some = [&](auto count) {
+        constexpr int N = decltype(count)::value;
+        gather<N, C>(s.weights + row * kKeys, s.keys, s.v + at, s.v_width, s.sums + row * s.sums_stride + at, s.sums_stride);
+        row += N;
+        rows -= N;
+    };
+    while (rows >= R) some(Count<R>{});
+    if (R > 6 && rows >= 6) some(Count<R < 6 ? R : 6>{});
+    if (rows >= 4) some(Count<4>{});
+    if (rows >= 2) some(Count<2>{});
+    if (rows >= 1) some(Count<1>{});
+}
+
+// 1 to kRows rows.
 void head_step(const HeadStep& s, int64_t rows) {
-    switch (rows) {
-        case 1: return head_step<1>(s);
-        case 2: return head_step<2>(s);
-        case 3: return head_step<3>(s);
-        case 4: return head_step<4>(s);
-        case 5: return head_step<5>(s);
-        default: return head_step<6>(s);
+    for (int64_t row = 0; row < rows; row += kHalf) {
+        switch (rows - row) {
+            case 1: score_rows<1>(s, row); break;
+            case 2: score_rows<2>(s, row); break;
+            case 3: score_rows<3>(s, row); break;
+            case 4: score_rows<4>(s, row); break;
+            case 5: score_rows<5>(s, row); break;
+            default: score_rows<kHalf>(s, row);
+        }
+    }
+    gate_rows(s.weights, rows, (s.keys + Vec::kLanes - 1) / Vec::kLanes);
+    // Keys of the future: a block's rows differ by fewer than kRows of them.
+    for (int64_t r = 0; r < rows && r < s.ragged; ++r) {
+        for (int64_t j = larger(0, s.keys - (s.ragged - r)); j < s.keys; ++j) s.weights[r * kKeys + j] = 0.0f;
+    }
+    constexpr int C = Vec::kColumns;
+    constexpr int kTall = C == 4 ? kRows : kHalf;  // as many sums in registers with half as many columns
+    const int64_t wide = s.v_width / Vec::kLanes;
+    int64_t w = 0;
+    for (; w + C <= wide; w += C) gather_columns<kHalf, C>(s, w * Vec::kLanes, 0, rows);
+    if (C == 4 && wide - w == 3) {
+        gather_columns<kHalf, C == 4 ? 3 : 1>(s, w * Vec::kLanes, 0, rows);
+    } else if (C == 4 && wide - w == 2) {
+        gather_columns<kTall, C == 4 ? 2 : 1>(s, w * Vec::kLanes, 0, rows);
+    } else if (wide - w == 1) {
+        gather_columns<kTall, 1>(s, w * Vec::kLanes, 0, rows);
     }
 }
 

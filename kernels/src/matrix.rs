@@ -45,6 +45,12 @@ impl<'a> MatrixRef<'a> {
         Self::new(data, rows, cols, cols)
     }
 
+    /// A matrix of one row.
+    #[must_use]
+    pub fn one_row(data: &'a [f32]) -> Self {
+        Self { data, rows: 1, cols: data.len(), stride: data.len() }
+    }
+
     /// A matrix of no rows.
     #[must_use]
     pub fn empty(cols: usize) -> Self {

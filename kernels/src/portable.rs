@@ -1,8 +1,11 @@
 //! The kernels in plain Rust: for machines without a vector kernel, and the second opinion on those that have one.
 
 use crate::bucket::time_bucket;
-use crate::tile::{KEY_STEP, Tile};
-use crate::{KvBlock, Scoring, Shape};
+use crate::dense::{Norm, Product};
+use crate::packed::PANEL_COLS;
+use crate::panel::PANEL_KEYS;
+use crate::tile::Tile;
+use crate::{Affine, KvBlock, Scoring, Shape};
 
 /// Lanes of the sums that the compiler can keep in vector registers.
 const LANES: usize = 8;
@@ -47,11 +50,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
-/// `KEY_STEP` keys or fewer, wherever they lie.
-struct Keys<'a> {
-    k: [&'a [f32]; KEY_STEP],
-    v: [&'a [f32]; KEY_STEP],
-    times: [i64; KEY_STEP],
+/// `PANEL_KEYS` keys or fewer, read out of their panels.
+struct Keys {
+    /// `[PANEL_KEYS, heads * d_qk]` and `[PANEL_KEYS, heads * d_v]`.
+    k: Vec<f32>,
+    v: Vec<f32>,
+    times: [i64; PANEL_KEYS],
 }
 
 /// Walks the blocks of a sequence key by key.
@@ -64,22 +68,25 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn at(kv: &'a [KvBlock<'a>], mut key: usize) -> Self {
         let mut block = 0;
-        while block < kv.len() && key >= kv[block].k.rows() {
-            key -= kv[block].k.rows();
+        while block < kv.len() && key >= kv[block].rows {
+            key -= kv[block].rows;
             block += 1;
         }
         Self { kv, block, row: key }
     }
 
-    fn take(&mut self, len: usize, keys: &mut Keys<'a>) {
+    fn take(&mut self, len: usize, shape: Shape, keys: &mut Keys) {
+        let (k, v) = (keys.k.chunks_exact_mut(shape.d_qk), keys.v.chunks_exact_mut(shape.d_v));
+        let mut slots = k.zip(v);
         for i in 0..len {
-            while self.row >= self.kv[self.block].k.rows() {
+            while self.row >= self.kv[self.block].rows {
                 self.block += 1;
                 self.row = 0;
             }
             let block = &self.kv[self.block];
-            keys.k[i] = block.k.row(self.row);
-            keys.v[i] = block.v.row(self.row);
+            for (head, (k, v)) in slots.by_ref().take(shape.heads).enumerate() {
+                block.layout.read(block.lines, (self.row, head), k, v);
+            }
             keys.times[i] = block.times.get(self.row).copied().unwrap_or(0);
             self.row += 1;
         }
@@ -87,7 +94,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// One row against some keys: bias once for all heads, then score and sum head by head.
-struct RowStep<'a, 'k> {
+struct RowStep<'a> {
     shape: Shape,
     scoring: &'a Scoring<'a>,
     q: &'a [f32],
@@ -95,16 +102,16 @@ struct RowStep<'a, 'k> {
     /// Position of the row, and of the first of the keys.
     position: usize,
     first_key: usize,
-    k: &'a [&'k [f32]],
-    v: &'a [&'k [f32]],
+    k: &'a [f32],
+    v: &'a [f32],
     times: &'a [i64],
 }
 
-impl RowStep<'_, '_> {
+impl RowStep<'_> {
     /// Adds `scale * sum over keys` to `out` (`heads * d_v`). The keys' sum is made first, then added: that keeps the
     /// rounding error of long histories small.
     fn add_to(&self, out: &mut [f32]) {
-        let mut bias = [0.0_f32; KEY_STEP];
+        let mut bias = [0.0_f32; PANEL_KEYS];
         if let Some(b) = &self.scoring.bias {
             let pos = &b.pos_w[b.max_len - 1 + self.first_key - self.position..];
             for ((slot, &p), &t) in bias.iter_mut().zip(pos).zip(self.times) {
@@ -115,14 +122,14 @@ impl RowStep<'_, '_> {
         for h in 0..heads {
             let q = &self.q[h * d_qk..][..d_qk];
             let mut weights = bias;
-            for (w, k) in weights.iter_mut().zip(self.k) {
+            for (w, k) in weights.iter_mut().zip(self.k.chunks_exact(heads * d_qk)) {
                 *w += self.scoring.alpha * dot(q, &k[h * d_qk..][..d_qk]);
             }
             for w in &mut weights {
                 *w = silu(*w);
             }
             let mut sum = [0.0_f32; crate::MAX_HEAD_DIM];
-            for (w, v) in weights.iter().zip(self.v) {
+            for (w, v) in weights.iter().zip(self.v.chunks_exact(heads * d_v)) {
                 for (s, x) in sum[..d_v].iter_mut().zip(&v[h * d_v..][..d_v]) {
                     *s += w * x;
                 }
@@ -141,11 +148,13 @@ pub(crate) fn attend(shape: Shape, scoring: &Scoring<'_>, tile: &mut Tile<'_>) {
         tile.out.row_mut(r).fill(0.0);
     }
     let mut cursor = Cursor::at(tile.kv, tile.keys.start);
-    let mut keys = Keys { k: [&[]; KEY_STEP], v: [&[]; KEY_STEP], times: [0; KEY_STEP] };
+    let (k_width, v_width) = (shape.qk_width(), shape.v_width());
+    let (k, v) = (vec![0.0; PANEL_KEYS * k_width], vec![0.0; PANEL_KEYS * v_width]);
+    let mut keys = Keys { k, v, times: [0; PANEL_KEYS] };
     let mut first_key = tile.keys.start;
     while first_key < tile.keys.end {
-        let len = KEY_STEP.min(tile.keys.end - first_key);
-        cursor.take(len, &mut keys);
+        let len = PANEL_KEYS.min(tile.keys.end - first_key);
+        cursor.take(len, shape, &mut keys);
         for r in 0..rows {
             let seen = tile.visible(r).end.saturating_sub(first_key).min(len);
             if seen == 0 {
@@ -159,8 +168,8 @@ pub(crate) fn attend(shape: Shape, scoring: &Scoring<'_>, tile: &mut Tile<'_>) {
                 next_time: tile.next.at(r),
                 position,
                 first_key,
-                k: &keys.k[..seen],
-                v: &keys.v[..seen],
+                k: &keys.k[..seen * k_width],
+                v: &keys.v[..seen * v_width],
                 times: &keys.times[..seen],
             };
             step.add_to(tile.out.row_mut(r));
@@ -176,8 +185,8 @@ pub(crate) fn attend(shape: Shape, scoring: &Scoring<'_>, tile: &mut Tile<'_>) {
             next_time: 0,
             position: 0,
             first_key: 0,
-            k: &[own.k.row(r)],
-            v: &[own.v.row(r)],
+            k: own.k.row(r),
+            v: own.v.row(r),
             times: &[0],
         };
         step.add_to(tile.out.row_mut(r));
@@ -188,6 +197,68 @@ pub(crate) fn attend(shape: Shape, scoring: &Scoring<'_>, tile: &mut Tile<'_>) {
 pub(crate) fn silu_slice(x: &mut [f32]) {
     for value in x {
         *value = silu(*value);
+    }
+}
+
+/// `c = a * b + bias` or `c += a * b + bias`.
+pub(crate) fn product(task: Product<'_, '_>) {
+    let Product { a, b, bias, accumulate, c } = task;
+    for r in 0..a.rows() {
+        let row = c.row_mut(r);
+        for (panel, out) in row.chunks_mut(PANEL_COLS).enumerate() {
+            let mut sums = [0.0_f32; PANEL_COLS];
+            for (t, &x) in a.row(r).iter().enumerate() {
+                for (sums, weights) in sums.chunks_exact_mut(16).zip(b.row(panel, t)) {
+                    for (s, &w) in sums.iter_mut().zip(weights) {
+                        *s += x * f32::from_bits(w);
+                    }
+                }
+            }
+            for (col, (o, s)) in out.iter_mut().zip(sums).enumerate() {
+                let sum = s + bias.map_or(0.0, |bias| bias[panel * PANEL_COLS + col]);
+                *o = if accumulate { sum + *o } else { sum };
+            }
+        }
+    }
+}
+
+/// Sum of `f` over a row, in `LANES` interleaved sums.
+#[inline]
+fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let tail: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(v);
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// Layer norms row by row: mean first, then the variance about it, as the public code does.
+#[expect(clippy::cast_precision_loss, reason = "a row has far fewer than 2^24 columns")]
+pub(crate) fn norm(task: Norm<'_, '_>) {
+    let Norm { x, epsilon, affine, gate, out } = task;
+    for r in 0..x.rows() {
+        let (x, out) = (x.row(r), out.row_mut(r));
+        let n = x.len() as f32;
+        let mean = lane_sum(x, |v| v) / n;
+        let variance = lane_sum(x, |v| (v - mean) * (v - mean)) / n;
+        let factor = 1.0 / (variance + epsilon).sqrt();
+        for (o, &v) in out.iter_mut().zip(x) {
+            *o = (v - mean) * factor;
+        }
+        if let Some(Affine { weight, bias }) = affine {
+            for ((o, &w), &b) in out.iter_mut().zip(weight).zip(bias) {
+                *o = *o * w + b;
+            }
+        }
+        if let Some(gate) = gate {
+            for (o, &g) in out.iter_mut().zip(gate.row(r)) {
+                *o *= g;
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an attention call is given: shapes, scores, keys and queries, and the checks on them.
 
 use crate::error::{at_least, at_most, equal};
-use crate::{BUCKETS, KernelError, MatrixMut, MatrixRef};
+use crate::{BUCKETS, KernelError, KvBlock, MatrixMut, MatrixRef};
 
 /// The widest head the kernels take, in floats, for `d_qk` and `d_v` alike.
 pub const MAX_HEAD_DIM: usize = 256;
@@ -37,17 +37,6 @@ pub struct Scoring<'a> {
     pub alpha: f32,
     /// Multiplies the sum over keys: `1 / N` or `1 / scaling_seqlen`.
     pub scale: f32,
-}
-
-/// Consecutive keys of one user, oldest first: for instance one block of a K/V cache.
-#[derive(Debug, Clone, Copy)]
-pub struct KvBlock<'a> {
-    /// `rows x heads * d_qk`.
-    pub k: MatrixRef<'a>,
-    /// `rows x heads * d_v`.
-    pub v: MatrixRef<'a>,
-    /// Time of each key in seconds; may be empty when there is no bias.
-    pub times: &'a [i64],
 }
 
 /// History rows of one user. Query `i` stands at position `first_position + i` and sees keys `0..=first_position + i`.
@@ -130,13 +119,15 @@ impl Scoring<'_> {
 fn check_kv(shape: &Shape, scoring: &Scoring<'_>, kv: &[KvBlock<'_>]) -> Result<usize, KernelError> {
     let mut keys = 0;
     for block in kv {
-        equal("kv.k columns (heads * d_qk)", shape.qk_width(), block.k.cols())?;
-        equal("kv.v columns (heads * d_v)", shape.v_width(), block.v.cols())?;
-        equal("kv.v rows (as kv.k)", block.k.rows(), block.v.rows())?;
+        let (found, format) = (block.layout.shape(), block.layout.format());
+        equal("kv heads", shape.heads, found.heads)?;
+        equal("kv.k width of a head (d_qk)", shape.d_qk, found.d_qk)?;
+        equal("kv.v width of a head (d_v)", shape.d_v, found.d_v)?;
+        equal("kv format (as the first block's)", kv[0].layout.format() as usize, format as usize)?;
         if scoring.bias.is_some() {
-            equal("kv.times length (as kv.k rows)", block.k.rows(), block.times.len())?;
+            equal("kv.times length (as kv rows)", block.rows, block.times.len())?;
         }
-        keys += block.k.rows();
+        keys += block.rows;
     }
     at_most("kv rows in all", 1 << 30, keys)?;
     Ok(keys)

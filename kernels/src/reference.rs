@@ -3,10 +3,10 @@
 use crate::{CandidateSeq, CausalSeq, KernelError, KvBlock, Scoring, Shape, time_bucket};
 
 /// One key with its value and time.
-#[derive(Clone, Copy)]
-struct Key<'a> {
-    k: &'a [f32],
-    v: &'a [f32],
+#[derive(Clone)]
+struct Key {
+    k: Vec<f32>,
+    v: Vec<f32>,
     time: i64,
 }
 
@@ -24,12 +24,20 @@ fn silu(x: f64) -> f64 {
 }
 
 /// All keys of a sequence in order.
-fn flatten<'a>(kv: &[KvBlock<'a>]) -> Vec<Key<'a>> {
-    let rows = |b: &KvBlock<'a>| {
-        let b = *b;
-        (0..b.k.rows()).map(move |r| Key { k: b.k.row(r), v: b.v.row(r), time: b.times.get(r).copied().unwrap_or(0) })
-    };
-    kv.iter().flat_map(rows).collect()
+fn flatten(shape: Shape, kv: &[KvBlock<'_>]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for block in kv {
+        for row in 0..block.rows {
+            let time = block.times.get(row).copied().unwrap_or(0);
+            let mut key = Key { k: vec![0.0; shape.qk_width()], v: vec![0.0; shape.v_width()], time };
+            for head in 0..shape.heads {
+                let (k, v) = (&mut key.k[head * shape.d_qk..], &mut key.v[head * shape.d_v..]);
+                block.layout.read(block.lines, (row, head), &mut k[..shape.d_qk], &mut v[..shape.d_v]);
+            }
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 /// Bias of a pair, in f64 from the f32 tables.
@@ -41,7 +49,7 @@ fn pair_bias(scoring: &Scoring<'_>, query: Query<'_>, position: usize, time: i64
 }
 
 /// Adds the weight of one key, for every head, to `sum` (heads * d_v).
-fn add_key(shape: Shape, scoring: &Scoring<'_>, query: Query<'_>, (position, key): (usize, Key<'_>), sum: &mut [f64]) {
+fn add_key(shape: Shape, scoring: &Scoring<'_>, query: Query<'_>, (position, key): (usize, &Key), sum: &mut [f64]) {
     let bias = pair_bias(scoring, query, position, key.time);
     for h in 0..shape.heads {
         let (q, k) = (&query.q[h * shape.d_qk..][..shape.d_qk], &key.k[h * shape.d_qk..][..shape.d_qk]);
@@ -62,14 +70,14 @@ pub fn causal(shape: Shape, scoring: &Scoring<'_>, seq: &CausalSeq<'_>) -> Resul
     shape.check()?;
     scoring.check()?;
     seq.check(&shape, scoring)?;
-    let keys = flatten(seq.kv);
+    let keys = flatten(shape, seq.kv);
     let width = shape.v_width();
     let mut out = vec![0.0; seq.q.rows() * width];
     for (i, sum) in out.chunks_mut(width).enumerate() {
         let position = seq.first_position + i;
         let next_time = seq.next_times.get(i).copied().unwrap_or(0);
         let query = Query { q: seq.q.row(i), position, next_time };
-        for (j, &key) in keys[..=position].iter().enumerate() {
+        for (j, key) in keys[..=position].iter().enumerate() {
             add_key(shape, scoring, query, (j, key), sum);
         }
     }
@@ -84,13 +92,13 @@ pub fn candidates(shape: Shape, scoring: &Scoring<'_>, seq: &CandidateSeq<'_>) -
     shape.check()?;
     scoring.check()?;
     let n = seq.check(&shape, scoring)?;
-    let keys = flatten(seq.kv);
+    let keys = flatten(shape, seq.kv);
     let width = shape.v_width();
     let mut out = vec![0.0; seq.q.rows() * width];
     for (i, sum) in out.chunks_mut(width).enumerate() {
         let query = Query { q: seq.q.row(i), position: n, next_time: seq.query_time };
-        let own = Key { k: seq.own_k.row(i), v: seq.own_v.row(i), time: seq.query_time };
-        for (j, &key) in keys.iter().chain([&own]).enumerate() {
+        let own = Key { k: seq.own_k.row(i).to_vec(), v: seq.own_v.row(i).to_vec(), time: seq.query_time };
+        for (j, key) in keys.iter().chain([&own]).enumerate() {
             add_key(shape, scoring, query, (j, key), sum);
         }
     }

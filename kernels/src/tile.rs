@@ -5,20 +5,20 @@
 
 use std::ops::Range;
 
-use crate::{CandidateSeq, CausalSeq, KvBlock, MatrixMut, MatrixRef, Shape};
+use crate::panel::PANEL_KEYS;
+use crate::{CandidateSeq, CausalSeq, KvBlock, KvFormat, MatrixMut, MatrixRef, Shape};
 
-/// Rows that share one pass over the keys when there are many rows: enough to pay for streaming and packing K and V.
-const TALL_ROWS: usize = 240;
+/// Rows that share one pass over the keys when there are many rows: enough to pay for streaming K and V, and
+/// few enough that a slice of 1,024 rows gives 8 tiles, which 2, 4 or 8 cores share evenly.
+const TALL_ROWS: usize = 132;
 /// The same for calls of few rows, where balance between threads weighs more.
 const SHORT_ROWS: usize = 96;
 /// From this many rows on, tiles are tall.
-const TALL_FROM: usize = 960;
+const TALL_FROM: usize = 768;
 /// Calls of at most `SHORT_ROWS` rows are cut along the keys into ranges of about this many.
 const SPLIT_KEYS: usize = 2048;
 /// Tile heights are a multiple of this, so that only the last register block of a sequence is ragged.
 const ROW_STEP: usize = 12;
-/// Keys that one kernel step handles. Key ranges start at a multiple of it.
-pub(crate) const KEY_STEP: usize = 64;
 
 /// Times of the event after each query's.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +64,11 @@ impl Tile<'_> {
         self.q.rows() * (self.keys.len() + 1) * (shape.qk_width() + shape.v_width())
     }
 
+    /// The numbers that the keys are kept in.
+    pub(crate) fn format(&self) -> KvFormat {
+        self.kv.first().map_or(KvFormat::F32, |block| block.layout.format())
+    }
+
     /// The keys that row `i` sees, within the tile's range.
     pub(crate) fn visible(&self, row: usize) -> Range<usize> {
         let end = if self.causal { self.keys.end.min(self.first_position + row + 1) } else { self.keys.end };
@@ -86,13 +91,26 @@ impl Cut {
         let tiles = rows.div_ceil(rows_max).max(1);
         let tile_rows = rows.div_ceil(tiles).next_multiple_of(ROW_STEP).max(ROW_STEP);
         let wanted = if tiles == 1 { keys.div_ceil(SPLIT_KEYS).max(1) } else { 1 };
-        let keys_per_range = keys.div_ceil(wanted).next_multiple_of(KEY_STEP).max(KEY_STEP);
+        let keys_per_range = keys.div_ceil(wanted).next_multiple_of(PANEL_KEYS).max(PANEL_KEYS);
         Self { rows: tile_rows, ranges: keys.div_ceil(keys_per_range).max(1), keys_per_range }
     }
 
-    fn range(&self, index: usize, keys: usize) -> Range<usize> {
-        (index * self.keys_per_range).min(keys)..((index + 1) * self.keys_per_range).min(keys)
+    /// Where range `index` ends: at the first panel at or after its share of the keys.
+    fn end(&self, index: usize, kv: &[KvBlock<'_>], keys: usize) -> usize {
+        if index + 1 == self.ranges { keys } else { panel_from(kv, (index + 1) * self.keys_per_range).min(keys) }
     }
+}
+
+/// The first panel that starts at `key` or after it.
+fn panel_from(kv: &[KvBlock<'_>], key: usize) -> usize {
+    let mut first = 0;
+    for block in kv {
+        if key < first + block.rows {
+            return first + (key - first).next_multiple_of(block.layout.panel_keys()).min(block.rows);
+        }
+        first += block.rows;
+    }
+    first
 }
 
 /// A whole sequence in the form of one tile, before it is cut.
@@ -109,8 +127,9 @@ pub(crate) fn causal_tile<'s>(seq: &'s mut CausalSeq<'_>) -> Tile<'s> {
     }
 }
 
-/// The same for candidate rows over `keys` keys.
-pub(crate) fn candidate_tile<'s>(seq: &'s mut CandidateSeq<'_>, keys: usize) -> Tile<'s> {
+/// The same for candidate rows.
+pub(crate) fn candidate_tile<'s>(seq: &'s mut CandidateSeq<'_>) -> Tile<'s> {
+    let keys = seq.kv.iter().map(KvBlock::rows).sum();
     Tile {
         q: seq.q,
         next: NextTimes::Same(seq.query_time),
@@ -152,8 +171,9 @@ pub(crate) fn cut_rows<'a>(whole: Tile<'a>, cut: Cut, tiles: &mut Vec<Tile<'a>>)
 
 /// Cuts a sequence along its keys: range `r` writes to rows `r * m ..` of `partial` (`ranges * m x heads * d_v`).
 pub(crate) fn cut_keys<'a>(whole: &Tile<'a>, cut: Cut, partial: MatrixMut<'a>, tiles: &mut Vec<Tile<'a>>) {
-    let mut rest = partial;
+    let (mut rest, mut begin) = (partial, 0);
     for index in 0..cut.ranges {
+        let end = cut.end(index, whole.kv, whole.keys.end);
         let (out, tail) = rest.split_rows(whole.q.rows());
         rest = tail;
         tiles.push(Tile {
@@ -161,32 +181,49 @@ pub(crate) fn cut_keys<'a>(whole: &Tile<'a>, cut: Cut, partial: MatrixMut<'a>, t
             next: whole.next,
             first_position: whole.first_position,
             causal: whole.causal,
-            keys: cut.range(index, whole.keys.end),
+            keys: begin..end,
             kv: whole.kv,
             own: if index == 0 { whole.own } else { None },
             out,
         });
+        begin = end;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Cut, KEY_STEP, SHORT_ROWS};
+    use super::{Cut, SHORT_ROWS};
+    use crate::panel::PANEL_KEYS;
+    use crate::{KvBlock, KvFormat, KvPanels, MatrixRef, Shape};
 
     #[test]
-    fn ranges_cover_all_keys_without_overlap() {
-        for rows in [1, 3, SHORT_ROWS, SHORT_ROWS + 1, 5000] {
-            for keys in [0, 1, 63, 64, 65, 2047, 2048, 2049, 10_000, 10_241] {
-                let cut = Cut::new(rows, keys);
-                let mut next = 0;
-                for index in 0..cut.ranges {
-                    let range = cut.range(index, keys);
-                    assert_eq!(range.start, next, "{rows} rows, {keys} keys, range {index}");
-                    assert!(range.start.is_multiple_of(KEY_STEP) && (!range.is_empty() || keys == 0));
-                    next = range.end;
+    fn ranges_cover_all_keys_and_start_at_panels() {
+        let shape = Shape { heads: 1, d_qk: 1, d_v: 1 };
+        let data = vec![0.0; 10_241];
+        for keys in [0, 1, 63, 64, 65, 2047, 2048, 2049, 10_000, 10_241] {
+            for block_rows in [256, 100, 7] {
+                let rows = |first: usize| MatrixRef::dense(&data, block_rows.min(keys - first), 1).expect("rows");
+                let panels: Vec<KvPanels> = (0..keys)
+                    .step_by(block_rows)
+                    .map(|first| KvPanels::from_rows(shape, KvFormat::F32, rows(first), rows(first)).expect("panels"))
+                    .collect();
+                let kv: Vec<KvBlock<'_>> = panels.iter().map(|p| p.block(&[]).expect("block")).collect();
+                for rows in [1, 3, SHORT_ROWS, SHORT_ROWS + 1, 5000] {
+                    let cut = Cut::new(rows, keys);
+                    let mut begin = 0;
+                    for index in 0..cut.ranges {
+                        let end = cut.end(index, &kv, keys);
+                        let within = end % block_rows;
+                        let starts_panel = end == keys || within.is_multiple_of(PANEL_KEYS.min(block_rows));
+                        assert!(
+                            starts_panel && end >= begin,
+                            "{rows} rows, {keys} keys in blocks of {block_rows}: {end}"
+                        );
+                        begin = end;
+                    }
+                    assert_eq!(begin, keys);
+                    assert!(cut.ranges == 1 || rows <= cut.rows, "a sequence is cut one way only");
                 }
-                assert_eq!(next, keys);
-                assert!(cut.ranges == 1 || rows <= cut.rows, "a sequence is cut one way only");
             }
         }
     }

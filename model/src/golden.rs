@@ -9,10 +9,12 @@ use std::sync::Arc;
 use longbow_kernels::Engine;
 
 use crate::config::Flavour;
+use crate::cpu::CpuEncoder;
 use crate::encoder::EncodeError;
-use crate::load::{self, LoadError};
+use crate::items::ItemTable;
+use crate::load::{self, LoadError, Recorded};
 use crate::model::{Model, StuModel};
-use file::{Histories, StuRows};
+use file::{Content, Histories, StuRows};
 
 /// Largest relative error of a row that passes, `||out - ref|| / ||ref||` in f32.
 pub const TOLERANCE: f64 = 1e-4;
@@ -74,6 +76,17 @@ pub struct Check {
     pub rows: usize,
     /// Largest relative error of a row; infinite where a result is not a number.
     pub error_max: f64,
+    /// The row of that error.
+    pub worst: Place,
+}
+
+/// Where a row stands in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its history (the first dimension of the file's tensors).
+    pub history: usize,
+    /// Its position in the history, or its candidate.
+    pub row: usize,
 }
 
 /// What a check found.
@@ -94,6 +107,12 @@ impl Report {
     #[must_use]
     pub fn pass(&self) -> bool {
         !self.checks.is_empty() && self.checks.iter().all(|check| check.rows > 0 && check.error_max <= self.tolerance)
+    }
+
+    /// The output of the largest error.
+    #[must_use]
+    pub fn worst(&self) -> Option<&Check> {
+        self.checks.iter().max_by(|a, b| a.error_max.total_cmp(&b.error_max))
     }
 
     /// The largest error of all rows.
@@ -121,7 +140,7 @@ pub fn check(path: impl AsRef<Path>, which: &Which) -> Result<Report, GoldenErro
             let model = Arc::new(Model::from_checked(checked)?);
             match which {
                 Which::Reference => run::reference(&model, &histories)?,
-                Which::Fast(engine) => run::fast(&model, engine, &histories)?,
+                Which::Fast(engine) => run::fast(&mut CpuEncoder::new(model, Arc::clone(engine)), &histories)?,
             }
         }
         Flavour::Stu(config) => {
@@ -135,4 +154,35 @@ pub fn check(path: impl AsRef<Path>, which: &Which) -> Result<Report, GoldenErro
         Which::Fast(_) => "fast",
     };
     Ok(Report { name, which, checks, tolerance: TOLERANCE })
+}
+
+/// Most history rows, and most candidates, that a replay computes: what a self-check may cost at a load.
+const REPLAY_ROWS_MAX: usize = 1 << 16;
+const REPLAY_CANDIDATES_MAX: usize = 1 << 14;
+
+/// Runs recorded inputs through an encoder at hand, as [`check`] does on its fast path. The outputs that a model serves must
+/// all be recorded: `output`, and `candidate_probs` where it has heads; `content` with `content_rows` may be.
+pub(crate) fn replay(name: &str, encoder: &mut CpuEncoder, recorded: &Recorded) -> Result<Report, GoldenError> {
+    let model = Arc::clone(encoder.model());
+    let config = model.config();
+    let histories = Histories::parse(config, recorded)?;
+    let (rows, candidates) = histories.size();
+    for (name, count, most) in
+        [("lengths", rows, REPLAY_ROWS_MAX), ("candidate_ids", candidates, REPLAY_CANDIDATES_MAX)]
+    {
+        if count > most {
+            let reason = format!("{count} in all are more than the limit of {most}");
+            return Err(GoldenError::Value { name, index: 0, reason });
+        }
+    }
+    for (name, needed) in [("output", true), ("candidate_probs", config.num_tasks > 0)] {
+        if needed && !recorded.contains_key(name) {
+            return Err(GoldenError::Absent { name, needed: "a self-check holds what the model serves".to_owned() });
+        }
+    }
+    let mut checks = run::fast(encoder, &histories)?;
+    if let Some(content) = Content::parse(&model, recorded)? {
+        checks.push(run::content(&ItemTable::new(&model), &content)?);
+    }
+    Ok(Report { name: name.to_owned(), which: "fast", checks, tolerance: TOLERANCE })
 }

@@ -146,7 +146,7 @@ impl ItemTable {
     }
 
     /// The embedding of a content vector.
-    fn embed(&self, content: &[f32]) -> Result<Vec<f32>, ItemError> {
+    pub(crate) fn embed(&self, content: &[f32]) -> Result<Vec<f32>, ItemError> {
         let row = match &self.projection {
             None => content.to_vec(),
             Some(projection) => {

@@ -10,11 +10,13 @@
 //! | [`CpuEncoder`] | the fast path on [`longbow_kernels`] |
 //! | [`ReferenceEncoder`] | the same equations on candle in f64, to be read and compared with |
 //! | [`UserState`], [`StateCache`] | K/V of rows that can no longer change, and a cache of them |
+//! | [`bundle`], [`Bundle`] | a model as it is delivered: weights, features, calibration and a self-check |
 //! | [`golden`] | checks an encoder against a file of the golden form |
 //!
 //! Invariants: cached and uncached encoding agree to rounding; a job's result does not depend, by a single bit,
 //! on the other jobs of its call; a file is never half trusted: names, shapes and numbers hold, or it is refused.
 
+pub mod bundle;
 mod cache;
 pub mod config;
 mod cpu;
@@ -29,6 +31,7 @@ pub mod spec;
 mod state;
 mod window;
 
+pub use bundle::Bundle;
 pub use cache::{CacheStats, StateCache, StateKey};
 pub use config::{Config, ConfigError, Flavour, StuConfig};
 pub use cpu::{CpuEncoder, CpuStuEncoder};

@@ -171,9 +171,20 @@ pub struct Tensor {
 /// A file whose header, names and shapes hold.
 pub(crate) struct Checked {
     pub(crate) flavour: Flavour,
-    pub(crate) version: Version,
+    /// SHA-256 over the file's bytes, still open: a bundle's version goes on from here.
+    pub(crate) hasher: Sha256,
     pub(crate) weights: BTreeMap<String, Tensor>,
-    pub(crate) golden: BTreeMap<String, (Entry, Vec<u8>)>,
+    pub(crate) golden: Recorded,
+}
+
+/// Tensors `golden.*` by name without the prefix.
+pub(crate) type Recorded = BTreeMap<String, (Entry, Vec<u8>)>;
+
+impl Checked {
+    /// SHA-256 of the file.
+    pub(crate) fn version(&self) -> Version {
+        Version(self.hasher.clone().finalize().into())
+    }
 }
 
 /// Reads a file: nothing but the header is read until names and shapes hold.
@@ -206,6 +217,24 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<Checked, LoadError> {
     let len = header::header_len(*first, bytes.len())?;
     let (header, flavour) = head(&rest[..len], bytes.len())?;
     body(&header, flavour, bytes)
+}
+
+/// The tensors of a file that holds nothing but `golden.*`: a bundle's self-check.
+pub(crate) fn recorded(bytes: &[u8]) -> Result<Recorded, LoadError> {
+    let Some((first, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err(LoadError::Truncated { expected: 8, found: bytes.len() });
+    };
+    let header = header::parse(&rest[..header::header_len(*first, bytes.len())?])?;
+    check_length(&header, bytes.len())?;
+    let mut tensors = Recorded::new();
+    for entry in header.entries {
+        let Some(name) = entry.name.strip_prefix(GOLDEN) else {
+            return Err(LoadError::Unexpected { name: entry.name, found: entry.shape });
+        };
+        let raw = bytes[header.data_start + entry.begin..header.data_start + entry.end].to_vec();
+        tensors.insert(name.to_owned(), (entry, raw));
+    }
+    Ok(tensors)
 }
 
 /// Everything that can be known from the header and the length of the file.
@@ -272,7 +301,7 @@ fn body(header: &Header, flavour: Flavour, bytes: &[u8]) -> Result<Checked, Load
             weights.insert(entry.name.clone(), Tensor { shape: entry.shape.clone(), data: data.into() });
         }
     }
-    Ok(Checked { flavour, version: Version(Sha256::digest(bytes).into()), weights, golden })
+    Ok(Checked { flavour, hasher: Sha256::new().chain_update(bytes), weights, golden })
 }
 
 /// The finite numbers of a float tensor, as f32.

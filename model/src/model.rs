@@ -12,7 +12,7 @@ use crate::config::{Config, Flavour, StuConfig};
 use crate::load::{self, Checked, LoadError, Tensor};
 use crate::spec;
 
-/// SHA-256 of a model file: the model's version.
+/// A model's version, 32 bytes: [`Model::version`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(pub [u8; 32]);
 
@@ -63,7 +63,8 @@ impl Model {
     }
 
     pub(crate) fn from_checked(checked: Checked) -> Result<Self, LoadError> {
-        let Checked { flavour, version, weights: tensors, .. } = checked;
+        let version = checked.version();
+        let Checked { flavour, weights: tensors, .. } = checked;
         match flavour {
             Flavour::RelBias(config) => Ok(Self { config, version, tensors }),
             Flavour::Stu(_) => Err(LoadError::Form { expected: "rel_bias", found: "stu" }),
@@ -91,13 +92,30 @@ impl Model {
         Self::from_parts(config, tensors)
     }
 
+    /// The same model as version `version`, with calibrated probabilities: task t gives `sigmoid(scale * logit + shift)` for its
+    /// pair in `tasks`, folded into the last layer of the heads, so that it costs nothing to serve.
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+    pub(crate) fn calibrated(&self, tasks: &[(f64, f64)], version: Version) -> Self {
+        let mut tensors = self.tensors.clone();
+        let hidden = self.head_hidden().max(1);
+        let fold = |tensors: &mut BTreeMap<String, Tensor>, name: &str, of: &dyn Fn(usize, f64) -> f64| {
+            if let Some(tensor) = tensors.get_mut(name) {
+                tensor.data = tensor.data.iter().enumerate().map(|(at, &w)| of(at, f64::from(w)) as f32).collect();
+            }
+        };
+        let of_task = |task: usize| tasks.get(task).copied().unwrap_or((1.0, 0.0));
+        fold(&mut tensors, spec::HEAD_OUT, &|at, w| of_task(at / hidden).0 * w);
+        fold(&mut tensors, spec::HEAD_OUT_BIAS, &|task, b| of_task(task).0 * b + of_task(task).1);
+        Self { config: self.config.clone(), version, tensors }
+    }
+
     /// The shapes.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// SHA-256 of the file.
+    /// The version: SHA-256 of the file, or for a bundle's model of file, features and calibration.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
@@ -162,7 +180,8 @@ impl StuModel {
     }
 
     pub(crate) fn from_checked(checked: Checked) -> Result<Self, LoadError> {
-        let Checked { flavour, version, weights: tensors, .. } = checked;
+        let version = checked.version();
+        let Checked { flavour, weights: tensors, .. } = checked;
         match flavour {
             Flavour::Stu(config) => Ok(Self { config, version, tensors }),
             Flavour::RelBias(_) => Err(LoadError::Form { expected: "stu", found: "rel_bias" }),

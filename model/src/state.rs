@@ -8,7 +8,7 @@ mod block;
 use std::sync::Arc;
 
 pub(crate) use block::{BLOCK_ROWS, Block, KvShape};
-use longbow_kernels::{KernelError, KvBlock, MatrixRef};
+use longbow_kernels::{KernelError, KvBlock, KvFormat, MatrixRef};
 
 use crate::config::Config;
 use crate::model::Version;
@@ -30,10 +30,16 @@ pub struct UserState {
 }
 
 impl UserState {
-    /// A state without rows.
+    /// A state without rows, to be kept in f32.
     #[must_use]
     pub fn new(config: &Config, version: Version) -> Self {
-        Self { version, shape: KvShape::new(config), blocks: Vec::new(), rows: 0, next_time: 0 }
+        Self::with_format(config, version, KvFormat::F32)
+    }
+
+    /// A state without rows, to be kept in `format`. Bfloat16 takes half the memory and changes scores by about 1%.
+    #[must_use]
+    pub fn with_format(config: &Config, version: Version, format: KvFormat) -> Self {
+        Self { version, shape: KvShape::new(config, format), blocks: Vec::new(), rows: 0, next_time: 0 }
     }
 
     /// Version of the model that the rows are of.

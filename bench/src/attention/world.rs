@@ -1,19 +1,22 @@
 //! A random user of the kernels, for the command and for the criterion benches.
 
-use longbow_kernels::{BUCKETS, Bias, CandidateSeq, CausalSeq, Engine, KvBlock, MatrixMut, MatrixRef, Scoring, Shape};
+use longbow_kernels::{
+    BUCKETS, Bias, CandidateSeq, CausalSeq, Engine, KvFormat, KvPanels, MatrixMut, MatrixRef, Scoring, Shape,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Room for output rows behind the history in the position table.
 const OUTPUT_ROWS: usize = 240;
 
-/// Random rows `u | v | q | k` of one projection, read in place as the model does, with times and bias tables.
+/// Random rows `u | v | q | k` of one projection, the keys in panels as the model keeps them, with times and bias tables.
 pub(crate) struct World {
     /// Shape of the heads.
     pub(crate) shape: Shape,
     n: usize,
     candidates: usize,
     rows: Vec<f32>,
+    keys: KvPanels,
     times: Vec<i64>,
     pos_w: Vec<f32>,
     ts_w: Vec<f32>,
@@ -21,9 +24,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// `n` events about an hour apart in sessions, and `candidates` rows.
-    #[must_use]
-    pub(crate) fn new(shape: Shape, n: usize, candidates: usize) -> Self {
+    /// `n` events about an hour apart in sessions, kept in `format`, and `candidates` rows.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub(crate) fn new(shape: Shape, n: usize, candidates: usize, format: KvFormat) -> anyhow::Result<Self> {
         let mut rng = StdRng::seed_from_u64(7);
         let mut floats = |len: usize, size: f32| (0..len).map(|_| rng.random_range(-size..size)).collect::<Vec<f32>>();
         let width = 2 * (shape.qk_width() + shape.v_width());
@@ -38,7 +43,11 @@ impl World {
             })
             .collect();
         let out = vec![0.0; n.max(candidates) * shape.v_width()];
-        Self { shape, n, candidates, rows, times, pos_w, ts_w, out }
+        let (qk, v) = (shape.qk_width(), shape.v_width());
+        let all = MatrixRef::dense(&rows, n + candidates, width)?;
+        let (values, kept) = (all.cols_at(v, v), all.cols_at(2 * v + qk, qk));
+        let keys = KvPanels::from_rows(shape, format, kept.rows_at(0, n), values.rows_at(0, n))?;
+        Ok(Self { shape, n, candidates, rows, keys, times, pos_w, ts_w, out })
     }
 
     /// One attention call: the last `appended` rows of the history (all of it: `n`), or the candidates when `None`.
@@ -49,7 +58,7 @@ impl World {
         let (qk, v, n) = (self.shape.qk_width(), self.shape.v_width(), self.n);
         let all = MatrixRef::dense(&self.rows, n + self.candidates, 2 * (qk + v))?;
         let (values, queries, keys) = (all.cols_at(v, v), all.cols_at(2 * v, qk), all.cols_at(2 * v + qk, qk));
-        let kv = [KvBlock { k: keys.rows_at(0, n), v: values.rows_at(0, n), times: &self.times[..n] }];
+        let kv = [self.keys.block(&self.times[..n])?];
         let bias = Bias { pos_w: &self.pos_w, ts_w: &self.ts_w, max_len: n + OUTPUT_ROWS };
         let scoring = Scoring { bias: Some(bias), alpha: 1.0, scale: 1.0 / 10_240.0 };
         match appended {

@@ -9,7 +9,7 @@
 use longbow::auction::pace::{ControlLoop, Outcomes, PlanOutcome, PlanTotals};
 use longbow::auction::price::{self, Market, PriceInput};
 use longbow::auction::slot::{Slot, Terms};
-use longbow::catalog::{Catalog, CatalogHandle, CatalogOptions, Change};
+use longbow::catalog::{Catalog, CatalogHandle, Change};
 use longbow::ids::Id;
 use longbow::money::{Currency, FxTable, Micros};
 use longbow::plans::{Goal, Item, Plan, PlanState, PolicyKind};
@@ -172,7 +172,7 @@ fn stream(options: &MarketOptions, plan: u32) -> anyhow::Result<Stream> {
 }
 
 fn catalog(options: &MarketOptions, streams: &[Stream]) -> anyhow::Result<Arc<Catalog>> {
-    let handle = CatalogHandle::new(CatalogOptions { item_dimension: 1, first_new_item: 1 }, [])?;
+    let handle = CatalogHandle::new();
     let item = Item {
         id: Id::from("item"),
         title: String::new(),

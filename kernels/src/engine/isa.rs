@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::KernelError;
+use crate::{KernelError, ffi};
 
 /// An instruction set that the kernels are built for. The order is from slow to fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +14,12 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and DQ (Skylake-X, Zen 4 and later).
     Avx512,
+    /// AVX-512 with AMX tiles of bfloat16 (Sapphire Rapids and later): histories kept in `bf16` are multiplied in tiles, those
+    /// in `f32` as with [`Isa::Avx512`].
+    Amx,
+    /// As [`Isa::Amx`] with a model of the tile instructions in plain code: for tests on machines without them, and slow.
+    /// Needs the rest of AVX-512 with BF16, and is never chosen by itself.
+    AmxModel,
 }
 
 impl Isa {
@@ -31,6 +37,9 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("avx512dq")
                 {
                     found.push(Isa::Avx512);
+                    if has_bf16() && has_tiles() && ffi::amx_permitted() {
+                        found.push(Isa::Amx);
+                    }
                 }
             }
         }
@@ -46,12 +55,30 @@ impl Isa {
     /// `self` when this machine can run it.
     pub(crate) fn require(self) -> Result<Isa, KernelError> {
         let available = Self::available();
-        if available.contains(&self) {
+        let modelled = self == Isa::AmxModel && available.contains(&Isa::Avx512) && has_bf16();
+        if modelled || available.contains(&self) {
             Ok(self)
         } else {
             Err(KernelError::IsaUnavailable { wanted: self.to_string(), available })
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
+}
+
+/// CPUID leaf 7: AMX-BF16 is bit 22 of edx, AMX-TILE bit 24.
+#[cfg(target_arch = "x86_64")]
+fn has_tiles() -> bool {
+    let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+    leaf.edx >> 22 & 1 == 1 && leaf.edx >> 24 & 1 == 1
 }
 
 impl fmt::Display for Isa {
@@ -60,6 +87,8 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
+            Isa::AmxModel => "amx-model",
         })
     }
 }
@@ -67,12 +96,14 @@ impl fmt::Display for Isa {
 impl FromStr for Isa {
     type Err = KernelError;
 
-    /// Reads `portable`, `avx2` or `avx512`, in any case.
+    /// Reads `portable`, `avx2`, `avx512`, `amx` or `amx-model`, in any case.
     fn from_str(text: &str) -> Result<Self, KernelError> {
         match text.to_ascii_lowercase().as_str() {
             "portable" => Ok(Isa::Portable),
             "avx2" => Ok(Isa::Avx2),
             "avx512" => Ok(Isa::Avx512),
+            "amx" => Ok(Isa::Amx),
+            "amx-model" => Ok(Isa::AmxModel),
             _ => Err(KernelError::IsaUnavailable { wanted: text.to_owned(), available: Isa::available() }),
         }
     }

@@ -1,16 +1,17 @@
 //! Every instruction set against the f64 reference.
 
-use longbow_kernels::{Engine, Shape, reference};
+use longbow_kernels::{Engine, KvFormat, Shape, reference};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 
-use crate::world::{ERROR_MAX, Tables, Times, User, engines, error, poisoned, rng};
+use crate::world::{ERROR_MAX, Kept, Tables, Times, User, engines, error, poisoned, rng};
 
 /// Runs whole histories, appends of their last rows, and candidates of all `users` on `engine`, each as one batch.
 fn check(engine: &Engine, tables: &Tables, users: &[User], appended: usize) {
     let shape = users[0].shape;
     let scoring = tables.scoring();
-    let blocks: Vec<_> = users.iter().map(User::blocks).collect();
+    let kept: Vec<_> = users.iter().map(|u| u.keep(KvFormat::F32)).collect();
+    let blocks: Vec<_> = kept.iter().map(Kept::blocks).collect();
     let next: Vec<_> = users.iter().map(User::next_times).collect();
     for tail in [usize::MAX, appended] {
         let firsts: Vec<usize> = users.iter().map(|u| u.keys.saturating_sub(tail)).collect();
@@ -80,7 +81,8 @@ fn few_rows_over_a_long_history() {
     let tables = Tables::new(5200, true, &mut rng);
     for (kind, rows) in [(Times::Sorted, 1), (Times::Bursts, 8), (Times::Wild, 31), (Times::Sorted, 140)] {
         let user = User::new(shape, 5000, rows, kind, &mut rng);
-        let (next, blocks) = (user.next_times(), user.blocks());
+        let (next, kept) = (user.next_times(), user.keep(KvFormat::F32));
+        let blocks = kept.blocks();
         for engine in engines() {
             let scoring = tables.scoring();
             let mut out = poisoned(rows, shape);

@@ -1,13 +1,16 @@
 //! What must hold bit for bit, and what to rounding.
 
-use longbow_kernels::{Engine, Isa, Shape};
+use longbow_kernels::{Engine, Isa, KvFormat, Shape};
 
-use crate::world::{Tables, Times, User, engines, error, poisoned, rng};
+use crate::world::{Kept, Tables, Times, User, engines, error, poisoned, rng};
 
 const SHAPE: Shape = Shape { heads: 2, d_qk: 24, d_v: 40 };
 
-fn causal(engine: &Engine, tables: &Tables, users: &[&User], one_block: bool) -> Vec<Vec<f32>> {
-    let blocks: Vec<_> = users.iter().map(|u| if one_block { u.one_block() } else { u.blocks() }).collect();
+const FORMATS: [KvFormat; 2] = [KvFormat::F32, KvFormat::Bf16];
+
+fn causal(engine: &Engine, tables: &Tables, users: &[&User], format: KvFormat) -> Vec<Vec<f32>> {
+    let kept: Vec<_> = users.iter().map(|u| u.keep(format)).collect();
+    let blocks: Vec<_> = kept.iter().map(Kept::blocks).collect();
     let next: Vec<_> = users.iter().map(|u| u.next_times()).collect();
     let mut outs: Vec<_> = users.iter().map(|u| poisoned(u.keys, SHAPE)).collect();
     let mut seqs = Vec::new();
@@ -19,8 +22,9 @@ fn causal(engine: &Engine, tables: &Tables, users: &[&User], one_block: bool) ->
     outs
 }
 
-fn candidates(engine: &Engine, tables: &Tables, users: &[&User], one_block: bool) -> Vec<Vec<f32>> {
-    let blocks: Vec<_> = users.iter().map(|u| if one_block { u.one_block() } else { u.blocks() }).collect();
+fn candidates(engine: &Engine, tables: &Tables, users: &[&User], format: KvFormat) -> Vec<Vec<f32>> {
+    let kept: Vec<_> = users.iter().map(|u| u.keep(format)).collect();
+    let blocks: Vec<_> = kept.iter().map(Kept::blocks).collect();
     let mut outs: Vec<_> = users.iter().map(|u| poisoned(u.extra(), SHAPE)).collect();
     let mut seqs: Vec<_> = users.iter().zip(&blocks).zip(&mut outs).map(|((u, kv), o)| u.candidates(kv, o)).collect();
     engine.candidates(SHAPE, &tables.scoring(), &mut seqs).expect("candidates");
@@ -32,7 +36,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Alone, beside others, with one thread or three, in one block of keys or many: the same bits.
+/// Alone, beside others, with one thread or three: the same bits.
 #[test]
 fn a_result_depends_on_its_own_sequence_only() {
     let mut rng = rng(11);
@@ -43,12 +47,14 @@ fn a_result_depends_on_its_own_sequence_only() {
         .collect();
     let all: Vec<&User> = users.iter().collect();
     for isa in Isa::available() {
-        let (one, three) = (Engine::new(1, Some(isa)).expect("engine"), Engine::new(3, Some(isa)).expect("engine"));
-        for run in [causal, candidates] {
-            let together = run(&three, &tables, &all, false);
-            for (user, batched) in all.iter().zip(&together) {
-                let alone = run(&one, &tables, &[*user], true);
-                assert_eq!(bits(batched), bits(&alone[0]), "{isa}: a user of {} keys", user.keys);
+        for format in FORMATS {
+            let (one, three) = (Engine::new(1, Some(isa)).expect("engine"), Engine::new(3, Some(isa)).expect("engine"));
+            for run in [causal, candidates] {
+                let together = run(&three, &tables, &all, format);
+                for (user, batched) in all.iter().zip(&together) {
+                    let alone = run(&one, &tables, &[*user], format);
+                    assert_eq!(bits(batched), bits(&alone[0]), "{isa}, {format}: a user of {} keys", user.keys);
+                }
             }
         }
     }
@@ -64,10 +70,10 @@ fn a_poisoned_neighbour_changes_nothing() {
     for x in bad.q.iter_mut().chain(&mut bad.k).chain(&mut bad.v) {
         *x = f32::NAN;
     }
-    for engine in engines() {
+    for (engine, format) in engines().into_iter().flat_map(|e| FORMATS.map(|f| (e.clone(), f))) {
         for run in [causal, candidates] {
-            let alone = run(&engine, &tables, &[&good], false);
-            let beside = run(&engine, &tables, &[&bad, &good, &bad], false);
+            let alone = run(&engine, &tables, &[&good], format);
+            let beside = run(&engine, &tables, &[&bad, &good, &bad], format);
             assert_eq!(bits(&alone[0]), bits(&beside[1]), "{}", engine.isa());
             assert!(beside[0].iter().all(|x| x.is_nan()), "{}: bad data must show", engine.isa());
         }
@@ -80,19 +86,20 @@ fn the_future_changes_nothing() {
     let mut rng = rng(13);
     let tables = Tables::new(300, true, &mut rng);
     let user = User::new(SHAPE, 260, 0, Times::Sorted, &mut rng);
-    for engine in engines() {
-        let before = causal(&engine, &tables, &[&user], true);
+    for (engine, format) in engines().into_iter().flat_map(|e| FORMATS.map(|f| (e.clone(), f))) {
+        let before = causal(&engine, &tables, &[&user], format);
         for cut in [1, 63, 64, 100, 255] {
             let mut changed = User::new(SHAPE, 260, 0, Times::Sorted, &mut crate::world::rng(99));
             changed.stride = user.stride;
             changed.q = user.q.clone();
             changed.k = user.k.clone();
             changed.v = user.v.clone();
+            changed.cuts = user.cuts.clone();
             changed.times[..=cut].copy_from_slice(&user.times[..=cut]);
             for x in changed.k[cut * user.stride..].iter_mut().chain(&mut changed.v[cut * user.stride..]) {
                 *x = 7.5;
             }
-            let after = causal(&engine, &tables, &[&changed], true);
+            let after = causal(&engine, &tables, &[&changed], format);
             let width = SHAPE.v_width();
             assert_eq!(bits(&before[0][..cut * width]), bits(&after[0][..cut * width]), "{}: {cut}", engine.isa());
             assert_ne!(bits(&before[0]), bits(&after[0]));
@@ -106,10 +113,11 @@ fn appends_agree_with_the_whole() {
     let mut rng = rng(14);
     let tables = Tables::new(3000, true, &mut rng);
     let user = User::new(SHAPE, 2900, 0, Times::Sorted, &mut rng);
-    let (next, blocks) = (user.next_times(), user.blocks());
+    let (next, kept) = (user.next_times(), user.keep_whole(KvFormat::F32));
+    let blocks = kept.blocks();
     let width = SHAPE.v_width();
     for engine in engines().into_iter().rev().take(2) {
-        let whole = causal(&engine, &tables, &[&user], false);
+        let whole = causal(&engine, &tables, &[&user], KvFormat::F32);
         for first in [0, 1, 1300, 2700, 2890, 2899] {
             let mut out = poisoned(user.keys - first, SHAPE);
             let mut seqs = [user.causal(first, &next, &blocks, &mut out)];
@@ -129,9 +137,10 @@ fn instruction_sets_agree() {
     let user = User::new(SHAPE, 555, 60, Times::Wild, &mut rng);
     let engines = engines();
     for run in [causal, candidates] {
-        let portable: Vec<f64> = run(&engines[0], &tables, &[&user], false)[0].iter().map(|&x| f64::from(x)).collect();
+        let portable: Vec<f64> =
+            run(&engines[0], &tables, &[&user], KvFormat::F32)[0].iter().map(|&x| f64::from(x)).collect();
         for engine in &engines[1..] {
-            let off = error(&run(engine, &tables, &[&user], false)[0], &portable, tables.yardstick(SHAPE));
+            let off = error(&run(engine, &tables, &[&user], KvFormat::F32)[0], &portable, tables.yardstick(SHAPE));
             assert!(off <= crate::world::ERROR_MAX, "{}: {off:e}", engine.isa());
         }
     }

@@ -2,7 +2,9 @@
 #![expect(clippy::expect_used, reason = "helpers of tests fail the test")]
 
 mod agreement;
+mod bf16;
 mod dense;
+mod edges;
 mod exactness;
 mod refusal;
 mod world;

@@ -1,6 +1,6 @@
 //! Wrong shapes and unknown instruction sets are refused by name, and nothing is written.
 
-use longbow_kernels::{Engine, Isa, KernelError, MatrixMut, MatrixRef, Shape};
+use longbow_kernels::{Engine, Isa, KernelError, KvFormat, Linear, MatrixMut, MatrixRef, PackedMatrix, Shape};
 
 use crate::world::{Tables, Times, User, poisoned, rng};
 
@@ -17,7 +17,8 @@ fn lengths_that_do_not_fit_are_named() {
     let mut rng = rng(31);
     let (tables, short) = (Tables::new(64, true, &mut rng), Tables::new(10, true, &mut rng));
     let user = User::new(shape, 50, 4, Times::Sorted, &mut rng);
-    let (next, blocks) = (user.next_times(), user.blocks());
+    let (next, kept) = (user.next_times(), user.keep_whole(KvFormat::F32));
+    let blocks = kept.blocks();
     let engine = Engine::new(1, None).expect("engine");
     let mut out = poisoned(50, shape);
 
@@ -61,9 +62,28 @@ fn products_of_unequal_shapes_are_refused() {
     let data = [0.0; 64];
     let mut c = [0.0; 64];
     let a = MatrixRef::dense(&data, 4, 5).expect("a");
-    let b = MatrixRef::dense(&data, 6, 4).expect("b");
-    let c = MatrixMut::dense(&mut c, 4, 4).expect("c");
-    assert_eq!(what(engine.gemm(a, b, 0.0, c)), "gemm: rows of b (columns of a)");
+    let weight = PackedMatrix::new(MatrixRef::dense(&data, 6, 4).expect("b"));
+    let linear = Linear { weight: &weight, bias: None };
+    let wanted = "linear: rows of the weight (columns of the input)";
+    assert_eq!(what(engine.linear(a, linear, MatrixMut::dense(&mut c, 4, 4).expect("c"))), wanted);
+    let linear = Linear { weight: &PackedMatrix::transposed(a), bias: Some(&data[..3]) };
+    let wanted = "linear: length of the bias (columns)";
+    assert_eq!(what(engine.linear(a, linear, MatrixMut::dense(&mut c, 4, 4).expect("c"))), wanted);
+}
+
+#[test]
+fn keys_of_another_kind_are_refused() {
+    let shape = Shape { heads: 2, d_qk: 8, d_v: 8 };
+    let mut rng = rng(32);
+    let tables = Tables::new(64, true, &mut rng);
+    let user = User::new(shape, 50, 4, Times::Sorted, &mut rng);
+    let (next, f32s, bf16s) = (user.next_times(), user.keep_whole(KvFormat::F32), user.keep_whole(KvFormat::Bf16));
+    let mixed = [f32s.blocks(), bf16s.blocks()].concat();
+    let mut out = poisoned(50, shape);
+    let seq = user.causal(0, &next, &mixed, &mut out);
+    let engine = Engine::new(1, None).expect("engine");
+    let wanted = "kv format (as the first block's)";
+    assert_eq!(what(engine.causal(shape, &tables.scoring(), &mut [seq])), wanted);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Random sequences: owned data, views on it, and the comparison with the reference.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use longbow_kernels::{
-    BUCKETS, Bias, CandidateSeq, CausalSeq, Engine, Isa, KvBlock, MatrixMut, MatrixRef, Scoring, Shape,
+    BUCKETS, Bias, CandidateSeq, CausalSeq, Engine, Isa, KvBlock, KvFormat, KvPanels, MatrixMut, MatrixRef, Scoring,
+    Shape,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -62,7 +64,7 @@ pub(crate) struct User {
     pub(crate) keys: usize,
     /// Floats from row to row in `q`, `k` and `v`; wider than the row itself.
     pub(crate) stride: usize,
-    cuts: Vec<usize>,
+    pub(crate) cuts: Vec<usize>,
 }
 
 pub(crate) fn rng(seed: u64) -> StdRng {
@@ -134,22 +136,23 @@ impl User {
         MatrixRef::new(&data[rows.start * self.stride..], rows.len(), cols, self.stride).expect("view")
     }
 
-    fn block(&self, rows: Range<usize>) -> KvBlock<'_> {
-        KvBlock {
-            k: self.view(&self.k, rows.clone(), self.shape.qk_width()),
-            v: self.view(&self.v, rows.clone(), self.shape.v_width()),
-            times: &self.times[rows],
-        }
-    }
-
-    /// The keys in blocks of uneven sizes, some of them empty.
-    pub(crate) fn blocks(&self) -> Vec<KvBlock<'_>> {
-        self.cuts.windows(2).map(|w| self.block(w[0]..w[1])).collect()
+    /// The keys in panels, in blocks of uneven sizes, some of them empty.
+    pub(crate) fn keep(&self, format: KvFormat) -> Kept<'_> {
+        self.keep_in(&self.cuts, format)
     }
 
     /// The keys in one block.
-    pub(crate) fn one_block(&self) -> Vec<KvBlock<'_>> {
-        vec![self.block(0..self.keys)]
+    pub(crate) fn keep_whole(&self, format: KvFormat) -> Kept<'_> {
+        self.keep_in(&[0, self.keys], format)
+    }
+
+    fn keep_in(&self, cuts: &[usize], format: KvFormat) -> Kept<'_> {
+        let panels = |rows: Range<usize>| {
+            let k = self.view(&self.k, rows.clone(), self.shape.qk_width());
+            let v = self.view(&self.v, rows.clone(), self.shape.v_width());
+            (KvPanels::from_rows(self.shape, format, k, v).expect("panels"), &self.times[rows])
+        };
+        Kept(cuts.windows(2).map(|w| panels(w[0]..w[1])).collect())
     }
 
     pub(crate) fn next_times(&self) -> Vec<i64> {
@@ -192,9 +195,19 @@ impl User {
     }
 }
 
-/// Every instruction set that this machine can run, each with two threads.
-pub(crate) fn engines() -> Vec<Engine> {
-    Isa::available().into_iter().map(|isa| Engine::new(2, Some(isa)).expect("engine")).collect()
+/// A user's keys as the kernels read them.
+pub(crate) struct Kept<'a>(Vec<(KvPanels, &'a [i64])>);
+
+impl Kept<'_> {
+    pub(crate) fn blocks(&self) -> Vec<KvBlock<'_>> {
+        self.0.iter().map(|(panels, times)| panels.block(times).expect("block")).collect()
+    }
+}
+
+/// Every instruction set that this machine can run, each with two threads; and the model of the tiles where it runs.
+pub(crate) fn engines() -> Vec<Arc<Engine>> {
+    let all = Isa::available().into_iter().chain([Isa::AmxModel]);
+    all.filter_map(|isa| Engine::new(2, Some(isa)).ok().map(Arc::new)).collect()
 }
 
 /// Output of `rows x width` that nobody has written yet.

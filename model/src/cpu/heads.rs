@@ -1,6 +1,6 @@
 //! The task heads on packed candidate rows.
 
-use longbow_kernels::{Affine, KernelError, MatrixMut, MatrixRef};
+use longbow_kernels::{Affine, KernelError, LayerNorm, MatrixMut, MatrixRef};
 
 use super::pass::{Candidates, Pass, Scratch, room};
 
@@ -12,33 +12,32 @@ impl Pass<'_> {
     /// Probabilities `[rows, T]` of the candidate rows as they stand: none where the model has no heads.
     ///
     /// z = norm(row[:D_item]) * item_emb; then Linear, x * sigmoid(norm(x)), Linear, sigmoid.
-    pub(super) fn heads(&mut self, parts: &[Candidates<'_>]) -> Result<&[f32], KernelError> {
+    pub(super) fn heads(&mut self, parts: &[(usize, Candidates<'_>)]) -> Result<&[f32], KernelError> {
         let Some(heads) = &self.weights.heads else { return Ok(&[]) };
         let (rows, dim, hidden, tasks) = (self.rows, self.item_dim(), heads.hidden, heads.tasks);
         let width = self.width();
         let Scratch { x, norm, hidden: h, hidden_norm, probs, .. } = &mut *self.scratch;
         let z = room(norm, rows * dim);
         let row = MatrixRef::dense(x, rows, width)?.cols_at(0, dim);
-        self.engine.layer_norm(row, INPUT_EPSILON, None, MatrixMut::dense(z, rows, dim)?)?;
-        let slots = parts.iter().flat_map(|part| part.candidates.iter().map(|&slot| part.items.row(slot)));
+        let norm = LayerNorm { epsilon: INPUT_EPSILON, affine: None };
+        self.engine.layer_norm(row, norm, None, MatrixMut::dense(z, rows, dim)?)?;
+        let slots = parts.iter().flat_map(|(_, part)| part.candidates.iter().map(|&slot| part.items.row(slot)));
         for (z, item) in z.chunks_exact_mut(dim).zip(slots) {
             z.iter_mut().zip(item.unwrap_or_default()).for_each(|(z, e)| *z *= e);
         }
 
         let h = room(h, rows * hidden);
-        let input = MatrixRef::dense(&heads.input, hidden, dim)?;
-        self.engine.gemm_bt(MatrixRef::dense(z, rows, dim)?, input, 0.0, MatrixMut::dense(h, rows, hidden)?)?;
-        self.engine.add_bias(&heads.input_bias, MatrixMut::dense(h, rows, hidden)?)?;
+        self.engine.linear(MatrixRef::dense(z, rows, dim)?, heads.input(), MatrixMut::dense(h, rows, hidden)?)?;
         let normed = room(hidden_norm, rows * hidden);
         let affine = Affine { weight: &heads.norm, bias: &heads.norm_bias };
+        let norm = LayerNorm { epsilon: NORM_EPSILON, affine: Some(affine) };
         let h_view = MatrixRef::dense(h, rows, hidden)?;
-        self.engine.layer_norm(h_view, NORM_EPSILON, Some(affine), MatrixMut::dense(normed, rows, hidden)?)?;
+        self.engine.layer_norm(h_view, norm, None, MatrixMut::dense(normed, rows, hidden)?)?;
         h.iter_mut().zip(normed.iter()).for_each(|(h, n)| *h *= sigmoid(*n));
 
         let probs = room(probs, rows * tasks);
-        let output = MatrixRef::dense(&heads.output, tasks, hidden)?;
-        self.engine.gemm_bt(MatrixRef::dense(h, rows, hidden)?, output, 0.0, MatrixMut::dense(probs, rows, tasks)?)?;
-        self.engine.add_bias(&heads.output_bias, MatrixMut::dense(probs, rows, tasks)?)?;
+        let h = MatrixRef::dense(h, rows, hidden)?;
+        self.engine.linear(h, heads.output(), MatrixMut::dense(probs, rows, tasks)?)?;
         probs.iter_mut().for_each(|p| *p = sigmoid(*p));
         Ok(probs)
     }

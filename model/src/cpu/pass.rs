@@ -1,6 +1,6 @@
 //! One pass of packed rows through all layers.
 
-use longbow_kernels::{CandidateSeq, CausalSeq, Engine, KernelError, KvBlock, MatrixMut, MatrixRef};
+use longbow_kernels::{CandidateSeq, CausalSeq, Engine, KernelError, KvBlock, MatrixMut, MatrixRef, recycle};
 
 use super::weights::Weights;
 use crate::encoder::Finish;
@@ -13,18 +13,26 @@ use crate::window::Window;
 pub(super) struct Scratch {
     /// `[rows, D]`: the residual stream.
     pub(super) x: Vec<f32>,
-    /// `[rows, D]`: its norm; later the heads' input.
+    /// `[rows, D_item]`: the heads' input.
     pub(super) norm: Vec<f32>,
     /// `[rows, u|v|q|k]`.
     uvqk: Vec<f32>,
     /// `[rows, H d_v]`: attention.
     attention: Vec<f32>,
-    /// `[rows, H d_v]`: u * norm(attention).
-    gated: Vec<f32>,
     /// `[rows, hidden]`, twice, and `[rows, tasks]`: the heads.
     pub(super) hidden: Vec<f32>,
     pub(super) hidden_norm: Vec<f32>,
     pub(super) probs: Vec<f32>,
+    lists: Lists,
+}
+
+/// Lists of the attention calls, kept empty between them for their memory.
+#[derive(Debug, Default)]
+struct Lists {
+    blocks: Vec<KvBlock<'static>>,
+    ends: Vec<usize>,
+    causal: Vec<CausalSeq<'static>>,
+    candidates: Vec<CandidateSeq<'static>>,
 }
 
 /// Gives a buffer room for `len` numbers; what is in it does not matter.
@@ -50,6 +58,7 @@ pub(super) trait HistoryRows {
 }
 
 /// Rows to be kept in a state, which has reserved them.
+#[derive(Debug)]
 pub(super) struct Slice<'a> {
     pub(super) state: &'a mut UserState,
     pub(super) window: Window<'a>,
@@ -99,6 +108,7 @@ impl HistoryRows for Slice<'_> {
 }
 
 /// The last row of a request: its K/V go to a block of their own, the state stays as it is.
+#[derive(Debug)]
 pub(super) struct Tail<'a> {
     job: Finish<'a>,
     block: Block,
@@ -146,7 +156,7 @@ impl HistoryRows for Tail<'_> {
 }
 
 /// Candidates of one request.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Candidates<'a> {
     pub(super) encoded: &'a Encoded,
     pub(super) items: &'a ItemTable,
@@ -213,11 +223,11 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Runs candidate rows through the layers.
-    pub(super) fn candidates(&mut self, parts: &[Candidates<'_>]) -> Result<(), KernelError> {
-        self.start(parts.iter().map(|part| part.candidates.len()).sum());
+    /// Runs candidate rows through the layers; each part comes with the number of its job.
+    pub(super) fn candidates(&mut self, parts: &[(usize, Candidates<'_>)]) -> Result<(), KernelError> {
+        self.start(parts.iter().map(|(_, part)| part.candidates.len()).sum());
         let mut at = 0;
-        for part in parts {
+        for (_, part) in parts {
             for &item in part.candidates {
                 self.embed(at, part.items.row(item).unwrap_or_default(), 0, part.encoded.events());
                 at += 1;
@@ -235,10 +245,8 @@ impl<'a> Pass<'a> {
         let config = &self.weights.config;
         self.rows = rows;
         room(&mut self.scratch.x, rows * config.embedding_dim);
-        room(&mut self.scratch.norm, rows * config.embedding_dim);
         room(&mut self.scratch.uvqk, rows * config.uvqk_width());
         room(&mut self.scratch.attention, rows * config.v_width());
-        room(&mut self.scratch.gated, rows * config.v_width());
     }
 
     /// Row `at` = concat(item, action) * sqrt(D) + position.
@@ -259,28 +267,21 @@ impl<'a> Pass<'a> {
     /// [u|v|q|k] = silu(norm(x) W).
     fn project(&mut self, layer: usize) -> Result<(), KernelError> {
         let (d, width) = (self.width(), self.weights.config.uvqk_width());
-        let Scratch { x, norm, uvqk, .. } = &mut *self.scratch;
+        let Scratch { x, uvqk, .. } = &mut *self.scratch;
         let x = MatrixRef::dense(x, self.rows, d)?;
-        self.engine.layer_norm(x, self.weights.epsilon, None, MatrixMut::dense(norm, self.rows, d)?)?;
-        let norm = MatrixRef::dense(norm, self.rows, d)?;
-        let mut uvqk = MatrixMut::dense(uvqk, self.rows, width)?;
-        self.engine.gemm(norm, self.weights.uvqk(layer)?, 0.0, uvqk.reborrow())?;
-        self.engine.silu_in_place(uvqk)
+        let uvqk = MatrixMut::dense(uvqk, self.rows, width)?;
+        self.engine.project(x, self.weights.norm(), self.weights.uvqk(layer), (width, uvqk))
     }
 
     /// x += (u * norm(a)) W_o^T + b_o.
     fn output(&mut self, layer: usize) -> Result<(), KernelError> {
         let (d, rows) = (self.width(), self.rows);
         let (width, v_width) = (self.weights.config.uvqk_width(), self.weights.config.v_width());
-        let Scratch { x, uvqk, attention, gated, .. } = &mut *self.scratch;
+        let Scratch { x, uvqk, attention, .. } = &mut *self.scratch;
         let u = MatrixRef::dense(uvqk, rows, width)?.cols_at(0, v_width);
         let a = MatrixRef::dense(attention, rows, v_width)?;
-        let out = MatrixMut::dense(gated, rows, v_width)?;
-        self.engine.layer_norm_gate(u, a, (self.weights.epsilon, None), out)?;
-        let mut x = MatrixMut::dense(x, rows, d)?;
-        self.engine.add_bias(&self.weights.layers[layer].output_bias, x.reborrow())?;
-        let gated = MatrixRef::dense(gated, rows, v_width)?;
-        self.engine.gemm_bt(gated, self.weights.output(layer)?, 1.0, x)
+        let x = MatrixMut::dense(x, rows, d)?;
+        self.engine.gated_output((u, a), self.weights.norm(), self.weights.output(layer), x)
     }
 
     /// The v, q and k columns of the projection.
@@ -290,18 +291,17 @@ impl<'a> Pass<'a> {
 
     fn attend_history<R: HistoryRows>(&mut self, layer: usize, parts: &[R]) -> Result<(), KernelError> {
         let v_width = self.weights.config.v_width();
-        let Scratch { uvqk, attention, .. } = &mut *self.scratch;
+        let Scratch { uvqk, attention, lists, .. } = &mut *self.scratch;
         let [_, q, _] = vqk(uvqk, self.rows, self.weights)?;
-        let mut blocks = Vec::new();
-        let mut ends = Vec::with_capacity(parts.len());
+        let Lists { blocks, ends, causal, candidates } = std::mem::take(lists);
+        let (mut blocks, mut ends, mut seqs) = (recycle(blocks), recycle(ends), recycle(causal));
         for part in parts {
             part.keys(layer, &mut blocks)?;
             ends.push(blocks.len());
         }
         let mut out = MatrixMut::dense(attention, self.rows, v_width)?;
-        let mut seqs = Vec::with_capacity(parts.len());
         let (mut at, mut begin) = (0, 0);
-        for (part, end) in parts.iter().zip(ends) {
+        for (part, end) in parts.iter().zip(&ends) {
             let count = part.next_times().len();
             let (mine, rest) = out.split_rows(count);
             out = rest;
@@ -309,28 +309,30 @@ impl<'a> Pass<'a> {
                 q: q.rows_at(at, count),
                 next_times: part.next_times(),
                 first_position: part.first(),
-                kv: &blocks[begin..end],
+                kv: &blocks[begin..*end],
                 out: mine,
             });
-            (at, begin) = (at + count, end);
+            (at, begin) = (at + count, *end);
         }
-        self.engine.causal(self.weights.shape(), &self.weights.scoring(layer), &mut seqs)
+        let result = self.engine.causal(self.weights.shape(), &self.weights.scoring(layer), &mut seqs);
+        let causal = recycle(seqs);
+        self.scratch.lists = Lists { blocks: recycle(blocks), ends, causal, candidates };
+        result
     }
 
-    fn attend_candidates(&mut self, layer: usize, parts: &[Candidates<'_>]) -> Result<(), KernelError> {
+    fn attend_candidates(&mut self, layer: usize, parts: &[(usize, Candidates<'_>)]) -> Result<(), KernelError> {
         let v_width = self.weights.config.v_width();
-        let Scratch { uvqk, attention, .. } = &mut *self.scratch;
+        let Scratch { uvqk, attention, lists, .. } = &mut *self.scratch;
         let [v, q, k] = vqk(uvqk, self.rows, self.weights)?;
-        let mut blocks = Vec::new();
-        let mut ends = Vec::with_capacity(parts.len());
-        for part in parts {
+        let Lists { blocks, ends, causal, candidates } = std::mem::take(lists);
+        let (mut blocks, mut ends, mut seqs) = (recycle(blocks), recycle(ends), recycle(candidates));
+        for (_, part) in parts {
             part.encoded.keys(layer, &mut blocks)?;
             ends.push(blocks.len());
         }
         let mut out = MatrixMut::dense(attention, self.rows, v_width)?;
-        let mut seqs = Vec::with_capacity(parts.len());
         let (mut at, mut begin) = (0, 0);
-        for (part, end) in parts.iter().zip(ends) {
+        for ((_, part), end) in parts.iter().zip(&ends) {
             let count = part.candidates.len();
             let (mine, rest) = out.split_rows(count);
             out = rest;
@@ -339,12 +341,15 @@ impl<'a> Pass<'a> {
                 own_k: k.rows_at(at, count),
                 own_v: v.rows_at(at, count),
                 query_time: part.encoded.query_time(),
-                kv: &blocks[begin..end],
+                kv: &blocks[begin..*end],
                 out: mine,
             });
-            (at, begin) = (at + count, end);
+            (at, begin) = (at + count, *end);
         }
-        self.engine.candidates(self.weights.shape(), &self.weights.scoring(layer), &mut seqs)
+        let result = self.engine.candidates(self.weights.shape(), &self.weights.scoring(layer), &mut seqs);
+        let candidates = recycle(seqs);
+        self.scratch.lists = Lists { blocks: recycle(blocks), ends, causal, candidates };
+        result
     }
 }
 

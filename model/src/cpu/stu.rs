@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use longbow_kernels::{
-    Affine, CandidateSeq, CausalSeq, Engine, KernelError, KvBlock, MatrixMut, MatrixRef, Scoring, Shape,
+    Affine, CandidateSeq, CausalSeq, Engine, KernelError, KvFormat, KvPanels, LayerNorm, Linear, MatrixMut, MatrixRef,
+    PackedMatrix, Scoring, Shape,
 };
 
 use crate::encoder::EncodeError;
@@ -20,7 +21,6 @@ pub struct CpuStuEncoder {
 /// Row matrices of one call.
 struct Rows {
     x: Vec<f32>,
-    norm: Vec<f32>,
     uvqk: Vec<f32>,
     attention: Vec<f32>,
     /// `[u | a | u * norm(a)]`.
@@ -50,7 +50,6 @@ impl CpuStuEncoder {
         }
         let mut m = Rows {
             x: rows.to_vec(),
-            norm: vec![0.0; rows.len()],
             uvqk: vec![0.0; n * config.uvqk_width()],
             attention: vec![0.0; n * config.v_width()],
             joined: vec![0.0; n * 3 * config.v_width()],
@@ -68,22 +67,21 @@ impl CpuStuEncoder {
         self.model.config().epsilon as f32
     }
 
-    fn affine(&self, layer: usize, weight: &str, bias: &str) -> Affine<'_> {
-        Affine { weight: &self.model.weight(layer, weight).data, bias: &self.model.weight(layer, bias).data }
+    fn norm(&self, layer: usize, weight: &str, bias: &str) -> LayerNorm<'_> {
+        let affine =
+            Affine { weight: &self.model.weight(layer, weight).data, bias: &self.model.weight(layer, bias).data };
+        LayerNorm { epsilon: self.epsilon(), affine: Some(affine) }
     }
 
     /// [u|v|q|k] = norm(x) W + beta, then SiLU on u.
     fn project(&self, layer: usize, m: &mut Rows) -> Result<(), KernelError> {
         let config = self.model.config();
         let (n, d, width) = (config.rows(), config.embedding_dim, config.uvqk_width());
-        let affine = self.affine(layer, "_input_norm_weight", "_input_norm_bias");
-        let x = MatrixRef::dense(&m.x, n, d)?;
-        self.engine.layer_norm(x, self.epsilon(), Some(affine), MatrixMut::dense(&mut m.norm, n, d)?)?;
-        let weight = MatrixRef::dense(&self.model.weight(layer, "_uvqk_weight").data, d, width)?;
-        let mut uvqk = MatrixMut::dense(&mut m.uvqk, n, width)?;
-        self.engine.gemm(MatrixRef::dense(&m.norm, n, d)?, weight, 0.0, uvqk.reborrow())?;
-        self.engine.add_bias(&self.model.weight(layer, "_uvqk_beta").data, uvqk.reborrow())?;
-        self.engine.silu_in_place(uvqk.cols_at(0, config.v_width()))
+        let norm = self.norm(layer, "_input_norm_weight", "_input_norm_bias");
+        let weight = PackedMatrix::new(MatrixRef::dense(&self.model.weight(layer, "_uvqk_weight").data, d, width)?);
+        let linear = Linear { weight: &weight, bias: Some(&self.model.weight(layer, "_uvqk_beta").data) };
+        let uvqk = MatrixMut::dense(&mut m.uvqk, n, width)?;
+        self.engine.project(MatrixRef::dense(&m.x, n, d)?, norm, linear, (config.v_width(), uvqk))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the fast path computes in f32")]
@@ -98,7 +96,8 @@ impl CpuStuEncoder {
         let all = MatrixRef::dense(&m.uvqk, n, config.uvqk_width())?;
         let (v, q) = (all.cols_at(v_width, v_width), all.cols_at(2 * v_width, k_width));
         let k = all.cols_at(2 * v_width + k_width, k_width);
-        let kv = [KvBlock { k: k.rows_at(0, history), v: v.rows_at(0, history), times: &[] }];
+        let panels = KvPanels::from_rows(shape, KvFormat::F32, k.rows_at(0, history), v.rows_at(0, history))?;
+        let kv = [panels.block(&[])?];
 
         let mut seqs = Vec::with_capacity(context + 1);
         let mut rest = MatrixMut::dense(&mut m.attention, n, v_width)?;
@@ -126,14 +125,15 @@ impl CpuStuEncoder {
         let (n, d, v_width) = (config.rows(), config.embedding_dim, config.v_width());
         let u = MatrixRef::dense(&m.uvqk, n, config.uvqk_width())?.cols_at(0, v_width);
         let a = MatrixRef::dense(&m.attention, n, v_width)?;
-        let affine = self.affine(layer, "_output_norm_weight", "_output_norm_bias");
+        let norm = self.norm(layer, "_output_norm_weight", "_output_norm_bias");
         let gated = MatrixMut::dense(&mut m.joined, n, 3 * v_width)?.cols_at(2 * v_width, v_width);
-        self.engine.layer_norm_gate(u, a, (self.epsilon(), Some(affine)), gated)?;
+        self.engine.layer_norm(a, norm, Some(u), gated)?;
         for (row, joined) in m.joined.chunks_exact_mut(3 * v_width).enumerate() {
             joined[..v_width].copy_from_slice(u.row(row));
             joined[v_width..2 * v_width].copy_from_slice(a.row(row));
         }
         let weight = MatrixRef::dense(&self.model.weight(layer, "_output_weight").data, 3 * v_width, d)?;
-        self.engine.gemm(MatrixRef::dense(&m.joined, n, 3 * v_width)?, weight, 1.0, MatrixMut::dense(&mut m.x, n, d)?)
+        let linear = Linear { weight: &PackedMatrix::new(weight), bias: None };
+        self.engine.add_linear(MatrixRef::dense(&m.joined, n, 3 * v_width)?, linear, MatrixMut::dense(&mut m.x, n, d)?)
     }
 }

@@ -1,8 +1,8 @@
-//! The weights in the form that the fast path reads: shared with the model, not copied.
+//! The weights in the form that the fast path reads: matrices packed once for the products, the rest shared with the model.
 
 use std::sync::Arc;
 
-use longbow_kernels::{BUCKETS, Bias, KernelError, MatrixRef, Scoring, Shape};
+use longbow_kernels::{BUCKETS, Bias, KernelError, LayerNorm, Linear, MatrixRef, PackedMatrix, Scoring, Shape};
 
 use crate::config::Config;
 use crate::model::Model;
@@ -22,9 +22,9 @@ pub(super) struct Weights {
 
 #[derive(Debug)]
 pub(super) struct Layer {
-    uvqk: Arc<[f32]>,
-    output: Arc<[f32]>,
-    pub(super) output_bias: Arc<[f32]>,
+    uvqk: PackedMatrix,
+    output: PackedMatrix,
+    output_bias: Arc<[f32]>,
     pos_w: Arc<[f32]>,
     ts_w: Arc<[f32]>,
 }
@@ -33,32 +33,23 @@ pub(super) struct Layer {
 pub(super) struct Heads {
     pub(super) hidden: usize,
     pub(super) tasks: usize,
-    pub(super) input: Arc<[f32]>,
-    pub(super) input_bias: Arc<[f32]>,
+    input: PackedMatrix,
+    input_bias: Arc<[f32]>,
     pub(super) norm: Arc<[f32]>,
     pub(super) norm_bias: Arc<[f32]>,
-    pub(super) output: Arc<[f32]>,
-    pub(super) output_bias: Arc<[f32]>,
+    output: PackedMatrix,
+    output_bias: Arc<[f32]>,
 }
 
 impl Weights {
     #[expect(clippy::cast_possible_truncation, reason = "the fast path computes in f32")]
     #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-    pub(super) fn new(model: &Model) -> Self {
+    pub(super) fn new(model: &Model) -> Result<Self, KernelError> {
         let config = model.config().clone();
         let data = |name: &str| Arc::clone(&model.weight(name).data);
-        let layers = (0..config.num_blocks).map(|at| Layer::new(model, at)).collect();
-        let heads = (config.num_tasks > 0).then(|| Heads {
-            hidden: model.head_hidden(),
-            tasks: config.num_tasks,
-            input: data(spec::HEAD_IN),
-            input_bias: data(spec::HEAD_IN_BIAS),
-            norm: data(spec::HEAD_NORM),
-            norm_bias: data(spec::HEAD_NORM_BIAS),
-            output: data(spec::HEAD_OUT),
-            output_bias: data(spec::HEAD_OUT_BIAS),
-        });
-        Self {
+        let layers = (0..config.num_blocks).map(|at| Layer::new(model, at)).collect::<Result<_, _>>()?;
+        let heads = if config.num_tasks > 0 { Some(Heads::new(model)?) } else { None };
+        Ok(Self {
             epsilon: config.epsilon as f32,
             input_scale: (config.embedding_dim as f32).sqrt(),
             position: data(spec::POS_EMB),
@@ -66,7 +57,7 @@ impl Weights {
             layers,
             heads,
             config,
-        }
+        })
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -81,17 +72,52 @@ impl Weights {
         Scoring { bias: Some(Bias { pos_w, ts_w, max_len }), alpha: 1.0, scale: 1.0 / max_len as f32 }
     }
 
-    pub(super) fn uvqk(&self, layer: usize) -> Result<MatrixRef<'_>, KernelError> {
-        MatrixRef::dense(&self.layers[layer].uvqk, self.config.embedding_dim, self.config.uvqk_width())
+    /// The norms inside a layer, which have no affine part.
+    pub(super) fn norm(&self) -> LayerNorm<'static> {
+        LayerNorm { epsilon: self.epsilon, affine: None }
     }
 
-    pub(super) fn output(&self, layer: usize) -> Result<MatrixRef<'_>, KernelError> {
-        MatrixRef::dense(&self.layers[layer].output, self.config.embedding_dim, self.config.v_width())
+    pub(super) fn uvqk(&self, layer: usize) -> Linear<'_> {
+        Linear { weight: &self.layers[layer].uvqk, bias: None }
+    }
+
+    pub(super) fn output(&self, layer: usize) -> Linear<'_> {
+        let layer = &self.layers[layer];
+        Linear { weight: &layer.output, bias: Some(&layer.output_bias) }
+    }
+}
+
+impl Heads {
+    fn new(model: &Model) -> Result<Self, KernelError> {
+        let data = |name: &str| Arc::clone(&model.weight(name).data);
+        let (hidden, tasks) = (model.head_hidden(), model.config().num_tasks);
+        let packed = |name: &str, rows, cols| {
+            Ok::<_, KernelError>(PackedMatrix::transposed(MatrixRef::dense(&model.weight(name).data, rows, cols)?))
+        };
+        Ok(Self {
+            hidden,
+            tasks,
+            input: packed(spec::HEAD_IN, hidden, model.config().item_embedding_dim)?,
+            input_bias: data(spec::HEAD_IN_BIAS),
+            norm: data(spec::HEAD_NORM),
+            norm_bias: data(spec::HEAD_NORM_BIAS),
+            output: packed(spec::HEAD_OUT, tasks, hidden)?,
+            output_bias: data(spec::HEAD_OUT_BIAS),
+        })
+    }
+
+    pub(super) fn input(&self) -> Linear<'_> {
+        Linear { weight: &self.input, bias: Some(&self.input_bias) }
+    }
+
+    pub(super) fn output(&self) -> Linear<'_> {
+        Linear { weight: &self.output, bias: Some(&self.output_bias) }
     }
 }
 
 impl Layer {
-    fn new(model: &Model, at: usize) -> Self {
+    fn new(model: &Model, at: usize) -> Result<Self, KernelError> {
+        let config = model.config();
         let data = |part: &str| Arc::clone(&model.weight(&spec::layer(at, part)).data);
         let mut ts_w = data("_rel_attn_bias._ts_w");
         if ts_w.len() != BUCKETS + 1 {
@@ -100,12 +126,13 @@ impl Layer {
             let last = ts_w.last().copied().unwrap_or_default();
             ts_w = (0..=BUCKETS).map(|bucket| ts_w.get(bucket).copied().unwrap_or(last)).collect();
         }
-        Self {
-            uvqk: data("_uvqk"),
-            output: data("_o.weight"),
+        let (d, v) = (config.embedding_dim, config.v_width());
+        Ok(Self {
+            uvqk: PackedMatrix::new(MatrixRef::dense(&data("_uvqk"), d, config.uvqk_width())?),
+            output: PackedMatrix::transposed(MatrixRef::dense(&data("_o.weight"), d, v)?),
             output_bias: data("_o.bias"),
             pos_w: data("_rel_attn_bias._pos_w"),
             ts_w,
-        }
+        })
     }
 }

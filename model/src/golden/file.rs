@@ -1,15 +1,11 @@
 //! The golden tensors of a file, held to each other and to the configuration.
 
-use std::collections::BTreeMap;
-
 use super::GoldenError;
 use crate::config::{Config, StuConfig};
-use crate::load::header::{Dtype, Entry};
-use crate::load::{self, LoadError};
+use crate::load::header::Dtype;
+use crate::load::{self, LoadError, Recorded as Tensors};
+use crate::model::Model;
 use crate::window::Window;
-
-/// The file's golden tensors by name without prefix.
-type Tensors = BTreeMap<String, (Entry, Vec<u8>)>;
 
 /// Inputs and outputs of a `rel_bias` file.
 #[derive(Debug)]
@@ -41,7 +37,15 @@ pub(super) struct StuRows {
     pub(super) output: Vec<f32>,
 }
 
+/// Content vectors and their embeddings.
+#[derive(Debug)]
+pub(super) struct Content {
+    vectors: Golden<f32>,
+    rows: Golden<f32>,
+}
+
 /// A tensor with its numbers.
+#[derive(Debug)]
 struct Golden<T> {
     shape: Vec<usize>,
     data: Vec<T>,
@@ -215,11 +219,35 @@ impl Histories {
         let users = (0..whole.users).map(|at| whole.user(at, config)).collect::<Result<_, _>>()?;
         Ok(Self { users, tasks: config.num_tasks })
     }
+
+    /// History rows and candidates in all.
+    pub(super) fn size(&self) -> (usize, usize) {
+        self.users
+            .iter()
+            .fold((0, 0), |(rows, candidates), user| (rows + user.items.len(), candidates + user.candidates.len()))
+    }
 }
 
 impl User {
     pub(super) fn window(&self) -> Window<'_> {
         Window { items: &self.items, actions: &self.actions, times: &self.times }
+    }
+}
+
+impl Content {
+    /// Absent where the file records none.
+    pub(super) fn parse(model: &Model, tensors: &Tensors) -> Result<Option<Self>, GoldenError> {
+        let Some(vectors) = floats(tensors, "content")? else { return Ok(None) };
+        let vectors = vectors.held("content", &[None, Some(model.content_dim())])?;
+        let form = [Some(vectors.shape[0]), Some(model.config().item_embedding_dim)];
+        let rows = floats(tensors, "content_rows")?.ok_or_else(|| absent("content_rows", "[K, D_item]"))?;
+        Ok(Some(Self { vectors, rows: rows.held("content_rows", &form)? }))
+    }
+
+    /// Each content vector with its embedding.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&[f32], &[f32])> {
+        let of = |t: &'_ Golden<f32>| t.shape[1].max(1);
+        self.vectors.data.chunks_exact(of(&self.vectors)).zip(self.rows.data.chunks_exact(of(&self.rows)))
     }
 }
 

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use longbow_kernels::Engine;
-
-use super::file::{Histories, StuRows, User};
-use super::{Check, GoldenError, Which};
+use super::file::{Content, Histories, StuRows, User};
+use super::{Check, GoldenError, Place, Which};
 use crate::cpu::{CpuEncoder, CpuStuEncoder};
 use crate::encoder::{Advance, Encoder, Finish, Score};
 use crate::items::{ItemTable, l2_normalise};
@@ -20,18 +18,25 @@ const FINISHES_MAX: usize = 512;
 
 impl Check {
     fn new(what: &'static str) -> Self {
-        Self { what, rows: 0, error_max: 0.0 }
+        Self { what, rows: 0, error_max: 0.0, worst: Place::default() }
     }
 
-    /// Compares rows of `width` numbers.
-    fn compare(&mut self, found: &[f32], wanted: &[f32], width: usize) {
+    /// Compares rows of `width` numbers, the first of which stands at `at`.
+    fn compare(&mut self, at: Place, (found, wanted): (&[f32], &[f32]), width: usize) {
         if found.len() != wanted.len() {
-            self.error_max = f64::INFINITY;
+            self.note(at, f64::INFINITY);
         }
-        for (found, wanted) in found.chunks(width.max(1)).zip(wanted.chunks(width.max(1))) {
+        for (row, (found, wanted)) in found.chunks(width.max(1)).zip(wanted.chunks(width.max(1))).enumerate() {
             let error = relative_error(found, wanted);
-            self.error_max = self.error_max.max(if error.is_nan() { f64::INFINITY } else { error });
+            self.note(Place { row: at.row + row, ..at }, if error.is_nan() { f64::INFINITY } else { error });
             self.rows += 1;
+        }
+    }
+
+    fn note(&mut self, at: Place, error: f64) {
+        if error > self.error_max {
+            self.error_max = error;
+            self.worst = at;
         }
     }
 }
@@ -55,13 +60,14 @@ impl Candidates {
         Self { rows: Check::new("candidate_rows"), probs: Check::new("candidate_probs") }
     }
 
-    fn compare(&mut self, user: &User, rows: &[f32], probs: &[f32], tasks: usize) {
+    fn compare(&mut self, (history, user): (usize, &User), rows: &[f32], probs: &[f32], tasks: usize) {
+        let at = Place { history, row: 0 };
         if !user.candidate_rows.is_empty() {
             let width = user.candidate_rows.len() / user.candidates.len().max(1);
-            self.rows.compare(rows, &user.candidate_rows, width);
+            self.rows.compare(at, (rows, &user.candidate_rows), width);
         }
         if !user.candidate_probs.is_empty() {
-            self.probs.compare(probs, &user.candidate_probs, tasks);
+            self.probs.compare(at, (probs, &user.candidate_probs), tasks);
         }
     }
 }
@@ -72,11 +78,17 @@ fn used(checks: Vec<Check>) -> Vec<Check> {
 }
 
 /// Compares rows `[n, D]` of the last layer with the expected outputs.
-fn compare_outputs(check: &mut Check, user: &User, rows: &[f32], (width, dim): (usize, usize), epsilon: f32) {
+fn compare_outputs(
+    check: &mut Check,
+    (history, user): (usize, &User),
+    rows: &[f32],
+    (width, dim): (usize, usize),
+    epsilon: f32,
+) {
     for (position, wanted) in &user.outputs {
         let mut found = rows[position * width..position * width + dim].to_vec();
         l2_normalise(&mut found, epsilon);
-        check.compare(&found, wanted, dim);
+        check.compare(Place { history, row: *position }, (&found, wanted), dim);
     }
 }
 
@@ -90,30 +102,31 @@ pub(super) fn reference(model: &Model, histories: &Histories) -> Result<Vec<Chec
     let items = ItemTable::new(model);
     let widths = (model.config().embedding_dim, model.config().item_embedding_dim);
     let (mut output, mut candidates) = (Check::new("output"), Candidates::new());
-    for user in &histories.users {
-        let history = encoder.history(user.window(), &items, user.query_time)?;
+    for user in histories.users.iter().enumerate() {
+        let (_, user_of) = user;
+        let history = encoder.history(user_of.window(), &items, user_of.query_time)?;
         compare_outputs(&mut output, user, &history.rows()?, widths, epsilon(model));
-        let rows = encoder.candidate_rows(&history, &items, &user.candidates)?;
+        let rows = encoder.candidate_rows(&history, &items, &user_of.candidates)?;
         let probs =
-            if histories.tasks > 0 { encoder.probabilities(&rows, &items, &user.candidates)? } else { Vec::new() };
+            if histories.tasks > 0 { encoder.probabilities(&rows, &items, &user_of.candidates)? } else { Vec::new() };
         candidates.compare(user, &rows, &probs, histories.tasks);
     }
     Ok(used(vec![output, candidates.rows, candidates.probs]))
 }
 
-pub(super) fn fast(model: &Arc<Model>, engine: &Arc<Engine>, histories: &Histories) -> Result<Vec<Check>, GoldenError> {
-    let mut encoder = CpuEncoder::new(Arc::clone(model), Arc::clone(engine));
+pub(super) fn fast(encoder: &mut CpuEncoder, histories: &Histories) -> Result<Vec<Check>, GoldenError> {
+    let model = &*Arc::clone(encoder.model());
     let items = ItemTable::new(model);
     let widths = (model.config().embedding_dim, model.config().item_embedding_dim);
     let (mut output, mut sliced, mut candidates) =
         (Check::new("output"), Check::new("output (slices)"), Candidates::new());
-    for user in &histories.users {
-        let rows = encoder.encode_rows(user.window(), &items, user.query_time)?;
+    for user in histories.users.iter().enumerate() {
+        let rows = encoder.encode_rows(user.1.window(), &items, user.1.query_time)?;
         compare_outputs(&mut output, user, &rows, widths, epsilon(model));
     }
-    let states = advance_in_slices(&mut encoder, &items, histories)?;
-    for (user, state) in histories.users.iter().zip(&states) {
-        last_rows(&mut encoder, &items, (user, state), &mut sliced)?;
+    let states = advance_in_slices(encoder, &items, histories)?;
+    for (user, state) in histories.users.iter().enumerate().zip(&states) {
+        last_rows(encoder, &items, (user, state), &mut sliced)?;
     }
     let jobs: Vec<Finish<'_>> = histories
         .users
@@ -122,7 +135,7 @@ pub(super) fn fast(model: &Arc<Model>, engine: &Arc<Engine>, histories: &Histori
         .map(|(user, state)| Finish { state, window: user.window(), items: &items, query_time: user.query_time })
         .collect();
     let encoded = encoder.finish(&jobs)?;
-    score(&mut encoder, &items, (histories, &encoded), &mut candidates)?;
+    score(encoder, &items, (histories, &encoded), &mut candidates)?;
     Ok(used(vec![output, sliced, candidates.rows, candidates.probs]))
 }
 
@@ -156,7 +169,7 @@ fn advance_in_slices(
 fn last_rows(
     encoder: &mut CpuEncoder,
     items: &ItemTable,
-    (user, state): (&User, &UserState),
+    ((history, user), state): ((usize, &User), &UserState),
     check: &mut Check,
 ) -> Result<(), GoldenError> {
     let window = user.window();
@@ -168,8 +181,8 @@ fn last_rows(
         .iter()
         .map(|(i, _)| Finish { state, window: window.first(i + 1), items, query_time: next_time(*i) })
         .collect();
-    for (encoded, (_, wanted)) in encoder.finish(&jobs)?.iter().zip(picked) {
-        check.compare(encoded.query().unwrap_or_default(), wanted, wanted.len());
+    for (encoded, &(row, ref wanted)) in encoder.finish(&jobs)?.iter().zip(picked) {
+        check.compare(Place { history, row }, (encoded.query().unwrap_or_default(), wanted), wanted.len());
     }
     Ok(())
 }
@@ -191,7 +204,7 @@ fn score(
     } else {
         vec![Vec::new(); jobs.len()]
     };
-    for ((user, job), probs) in histories.users.iter().zip(&jobs).zip(&probs) {
+    for ((user, job), probs) in histories.users.iter().enumerate().zip(&jobs).zip(&probs) {
         let rows = encoder.candidate_rows(job)?;
         check.compare(user, &rows, probs, histories.tasks);
     }
@@ -204,6 +217,20 @@ pub(super) fn stu(model: &Arc<StuModel>, which: &Which, rows: &StuRows) -> Resul
         Which::Fast(engine) => CpuStuEncoder::new(Arc::clone(model), Arc::clone(engine)).encode(&rows.input)?,
     };
     let mut output = Check::new("output");
-    output.compare(&found, &rows.output, model.config().embedding_dim);
+    output.compare(Place::default(), (&found, &rows.output), model.config().embedding_dim);
     Ok(vec![output])
+}
+
+/// Embeddings of content vectors.
+pub(super) fn content(items: &ItemTable, content: &Content) -> Result<Check, GoldenError> {
+    let mut check = Check::new("content_rows");
+    for (row, (vector, wanted)) in content.pairs().enumerate() {
+        let found = items.embed(vector).map_err(|e| GoldenError::Value {
+            name: "content",
+            index: row,
+            reason: e.to_string(),
+        })?;
+        check.compare(Place { history: 0, row }, (&found, wanted), wanted.len());
+    }
+    Ok(check)
 }

@@ -1,6 +1,6 @@
 //! One block of a user's state: the events of up to 256 rows and their K/V in every layer.
 
-use longbow_kernels::{KernelError, KvBlock, MatrixRef};
+use longbow_kernels::{KernelError, KvBlock, KvFormat, KvLayout, Line, MatrixRef, Shape};
 
 use crate::config::Config;
 
@@ -9,21 +9,18 @@ pub(crate) const BLOCK_ROWS: usize = 256;
 /// Rows of the smallest block: most users have short histories.
 const BLOCK_ROWS_MIN: usize = 16;
 
-/// Widths of a K/V row.
+/// How K/V rows are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KvShape {
     pub(crate) layers: usize,
-    pub(crate) k_width: usize,
-    pub(crate) v_width: usize,
+    pub(crate) heads: Shape,
+    pub(crate) format: KvFormat,
 }
 
 impl KvShape {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { layers: config.num_blocks, k_width: config.k_width(), v_width: config.v_width() }
-    }
-
-    fn layer_width(self) -> usize {
-        self.k_width + self.v_width
+    pub(crate) fn new(config: &Config, format: KvFormat) -> Self {
+        let heads = Shape { heads: config.num_heads, d_qk: config.attention_dim, d_v: config.linear_dim };
+        Self { layers: config.num_blocks, heads, format }
     }
 }
 
@@ -32,12 +29,13 @@ pub(crate) fn capacity_for(rows: usize) -> usize {
     rows.next_power_of_two().clamp(BLOCK_ROWS_MIN, BLOCK_ROWS)
 }
 
-/// Layout of `kv`: for each layer all K rows, then all V rows.
+/// `kv` holds the panels of one layer after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    shape: KvShape,
+    layers: usize,
+    layout: KvLayout,
     capacity: usize,
-    kv: Box<[f32]>,
+    kv: Box<[Line]>,
     items: Vec<u32>,
     actions: Vec<u16>,
     times: Vec<i64>,
@@ -45,9 +43,11 @@ pub(crate) struct Block {
 
 impl Block {
     pub(crate) fn new(shape: KvShape, capacity: usize) -> Self {
-        let kv = vec![0.0; capacity * shape.layers * shape.layer_width()].into_boxed_slice();
+        let layout = KvLayout::new(shape.heads, shape.format, capacity);
+        let kv = vec![Line::default(); layout.lines(capacity) * shape.layers].into_boxed_slice();
         Self {
-            shape,
+            layers: shape.layers,
+            layout,
             capacity,
             kv,
             items: Vec::with_capacity(capacity),
@@ -65,13 +65,11 @@ impl Block {
 
     /// A copy of the first `rows` rows with room for `capacity`.
     pub(crate) fn grown(&self, rows: usize, capacity: usize) -> Self {
-        let mut copy = Self::new(self.shape, capacity);
-        for layer in 0..self.shape.layers {
-            let (k_to, v_to) = copy.offsets(layer);
-            let (k, v) = self.offsets(layer);
-            let (k_len, v_len) = (rows * self.shape.k_width, rows * self.shape.v_width);
-            copy.kv[k_to..k_to + k_len].copy_from_slice(&self.kv[k..k + k_len]);
-            copy.kv[v_to..v_to + v_len].copy_from_slice(&self.kv[v..v + v_len]);
+        let shape = KvShape { layers: self.layers, heads: self.layout.shape(), format: self.layout.format() };
+        let mut copy = Self::new(shape, capacity);
+        let layout = copy.layout;
+        for layer in 0..self.layers {
+            layout.copy_from(copy.layer_mut(layer), (&self.layout, self.layer(layer)), rows);
         }
         copy.set_events(0, &self.items[..rows], &self.actions[..rows], &self.times[..rows]);
         copy
@@ -82,7 +80,7 @@ impl Block {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.kv.len() * 4 + self.capacity * (4 + 2 + 8)
+        size_of::<Self>() + self.kv.len() * size_of::<Line>() + self.capacity * (4 + 2 + 8)
     }
 
     pub(crate) fn times(&self) -> &[i64] {
@@ -113,29 +111,24 @@ impl Block {
         (0..len).find(differs).unwrap_or(len)
     }
 
-    fn offsets(&self, layer: usize) -> (usize, usize) {
-        let k = layer * self.capacity * self.shape.layer_width();
-        (k, k + self.capacity * self.shape.k_width)
+    fn layer(&self, layer: usize) -> &[Line] {
+        let lines = self.kv.len() / self.layers.max(1);
+        &self.kv[layer * lines..(layer + 1) * lines]
+    }
+
+    fn layer_mut(&mut self, layer: usize) -> &mut [Line] {
+        let lines = self.kv.len() / self.layers.max(1);
+        &mut self.kv[layer * lines..(layer + 1) * lines]
     }
 
     /// Writes rows of one layer from row `first` on.
     pub(crate) fn write(&mut self, layer: usize, first: usize, k: MatrixRef<'_>, v: MatrixRef<'_>) {
-        let (k_at, v_at) = self.offsets(layer);
-        let (k_width, v_width) = (self.shape.k_width, self.shape.v_width);
-        for row in 0..k.rows() {
-            let at = first + row;
-            self.kv[k_at + at * k_width..][..k_width].copy_from_slice(k.row(row));
-            self.kv[v_at + at * v_width..][..v_width].copy_from_slice(v.row(row));
-        }
+        let layout = self.layout;
+        layout.write(self.layer_mut(layer), first, k, v);
     }
 
     /// The first `rows` keys of one layer.
     pub(crate) fn keys(&self, layer: usize, rows: usize) -> Result<KvBlock<'_>, KernelError> {
-        let (k, v) = self.offsets(layer);
-        Ok(KvBlock {
-            k: MatrixRef::dense(&self.kv[k..v], rows, self.shape.k_width)?,
-            v: MatrixRef::dense(&self.kv[v..], rows, self.shape.v_width)?,
-            times: &self.times[..rows],
-        })
+        KvBlock::new(self.layout, self.layer(layer), rows, &self.times[..rows])
     }
 }

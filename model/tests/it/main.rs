@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail the test and print figures")]
 
+mod bundle;
 mod cache;
 mod encoder;
 mod golden;
