@@ -5,6 +5,7 @@
 
 mod guard;
 mod import;
+pub(crate) mod models;
 mod records;
 mod routes;
 

@@ -4,38 +4,38 @@ mod accounts;
 mod catalogue;
 mod control;
 mod extras;
+mod generation;
 mod ids;
 mod keys;
 mod late;
+mod models;
 mod records;
 mod seen;
 mod start;
 
 pub use accounts::Accounts;
+pub use generation::{Generation, ItemRows, ModelFacts, RowMap, RowsDraft, SelfCheck};
 pub use ids::BidIds;
+pub(crate) use models::models_dir;
+pub use models::{Ended, Models, ModelsStatus, NotTaken};
 pub use records::Records;
 pub use seen::{Predicted, Seen};
 pub use start::{Bound, Stores, serve};
 
 use crate::auction::choose::Chooser;
 use crate::auction::pace::{ControlsHandle, Outcomes};
-use crate::batch::DeviceHandle;
 use crate::catalog::{CatalogHandle, EligibilityCache};
 use crate::config::Config;
 use crate::deadline::{Deadline, WallClock};
 use crate::events::EventLog;
 use crate::http::notices::NoticeSigner;
-use crate::ids::ItemSlot;
 use crate::ledger::Ledger;
 use crate::meters::Meters;
 use crate::money::FxTable;
-use crate::pipeline::{WindowCache, encode_share};
-use crate::retrieve::SearchHandle;
+use crate::pipeline::encode_share;
 use crate::runtime::Lifecycle;
 use crate::store::UserStore;
 use arc_swap::ArcSwap;
-use longbow_index::LiveIndex;
-use longbow_model::ItemTable;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,18 +67,12 @@ pub struct App {
     pub users: Arc<dyn UserStore>,
     /// Every event ever accepted.
     pub log: Arc<dyn EventLog>,
-    /// The encoder.
-    pub device: DeviceHandle,
-    /// The search thread.
-    pub search: SearchHandle,
-    /// What it searches.
-    pub index: Arc<LiveIndex>,
-    /// Item embeddings.
-    pub items: Arc<ArcSwap<ItemTable>>,
-    /// Histories as the model reads them.
-    pub windows: WindowCache,
-    /// Retrieval query of a user without a history: the middle of all items.
-    pub everyman: ArcSwap<Box<[f32]>>,
+    /// The model that serves, and what was made with it.
+    generation: ArcSwap<Generation>,
+    /// Loading another one.
+    pub models: Models,
+    /// Held by whoever changes the catalogue, and while a model is switched: a new generation misses no change.
+    writing: tokio::sync::Mutex<()>,
     /// Signs and checks notices.
     pub signer: NoticeSigner,
     /// Counted impressions and clicks.
@@ -89,10 +83,6 @@ pub struct App {
     pub bid_ids: BidIds,
     /// Under which exchanges reach the public port; no slash at the end.
     pub public_url: String,
-    /// Version of the model, as answers show it.
-    pub model_version: String,
-    /// Heads of the model.
-    pub tasks: usize,
     /// Metrics.
     pub meters: Arc<Meters>,
     /// Phase of the process.
@@ -134,18 +124,20 @@ impl App {
         self.public_url.starts_with("https://")
     }
 
-    /// Cosine of a query and each item: the retrieval score of items that a caller named.
+    /// The model that serves now. A request takes it once, after its snapshot of the catalogue, and keeps it to its end.
     #[must_use]
-    pub fn similarities(&self, query: &[f32], items: &[ItemSlot]) -> Vec<f32> {
-        let table = self.items.load();
-        let mut row = vec![0.0; table.dim()];
-        let mut cosine = |item: ItemSlot| {
-            if !table.normalised(item, &mut row) {
-                return 0.0;
-            }
-            row.iter().zip(query).map(|(a, b)| a * b).sum()
-        };
-        items.iter().map(|&item| cosine(item)).collect()
+    pub fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    /// Has requests from now on served by `fresh`; gives the former generation.
+    fn switch(&self, fresh: Generation) -> Arc<Generation> {
+        self.generation.swap(Arc::new(fresh))
+    }
+
+    /// Tells metrics which model serves, or no longer does.
+    fn show_model(&self, facts: &ModelFacts, serving: bool) {
+        self.meters.show_model(&facts.name, &facts.version, serving);
     }
 
     /// True for the share of requests whose reasons are logged if they get no bid.

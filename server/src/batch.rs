@@ -21,5 +21,6 @@ pub mod worker;
 pub use handle::{DeviceError, DeviceHandle, EncodeReply, EncodeRequest, ScoreReply, ScoreRequest, UserWindow};
 pub use ladder::Degrade;
 pub use plan::Urgency;
+pub(crate) use warm::Rehearsal;
 pub use warm::WarmUp;
 pub use worker::{Device, DeviceOptions, Health};

@@ -2,7 +2,8 @@
 //!
 //! Requests read a [`Catalog`] and never wait: a change makes a new snapshot that shares all unchanged chunks with the
 //! old one ([`CatalogHandle::apply`]). Callers' identifiers become dense numbers here ([`ItemSlot`], [`PlanSlot`],
-//! [`CreativeSlot`]): positions of records, bits of bitmaps and, for items, rows of the model's item table.
+//! [`CreativeSlot`]): positions of records and bits of bitmaps. No model is known here: which row of a model's item table
+//! stands for a slot is the business of the generation that serves ([`crate::app::Generation`]).
 //!
 //! - [`Catalog::eligible`] says which items and plans may answer a slot ([`EligibilityCache`] remembers answers);
 //! - [`Catalog::explain`] says, by plan, why not;
@@ -25,7 +26,7 @@ pub use change::{Applied, ApplyError, Change, ChangeError};
 pub use explain::{Decided, Filtered};
 pub(crate) use filter::deal_admits;
 pub use filter::{Eligible, PlanSet};
-pub use handle::{CatalogHandle, CatalogOptions};
+pub use handle::CatalogHandle;
 
 use crate::ids::{CreativeSlot, Id, ItemKey, ItemSlot, PlanSlot};
 use crate::plans::{Creative, Item, Plan};
@@ -34,7 +35,7 @@ use postings::Inverted;
 use shapes::Shapes;
 use std::sync::Arc;
 
-/// Most item slots, present, deleted and known to the model together.
+/// Most item slots, present and deleted together.
 pub const ITEMS_MAX: u32 = 16_000_000;
 /// Most plan slots over the life of the process.
 pub const PLANS_MAX: u32 = 1_000_000;
@@ -127,9 +128,9 @@ impl Catalog {
         (self.items.get(slot)?.record.id == *id).then_some(slot)
     }
 
-    /// Row of the item table for an item of a history: also for items that were deleted or are known to the model only.
+    /// Slot of a key, also after the item was deleted.
     #[must_use]
-    pub fn row_of(&self, key: ItemKey) -> Option<ItemSlot> {
+    pub fn slot_of(&self, key: ItemKey) -> Option<ItemSlot> {
         self.slots.get(&key)
     }
 
@@ -184,10 +185,10 @@ impl Catalog {
         (self.items.present(), self.plans.present(), self.creatives.present())
     }
 
-    /// One above the highest item slot given so far: the length every item bitmap and the item table must have.
+    /// One above the highest item slot given so far, at least 1: the length every item bitmap must have.
     #[must_use]
     pub fn item_slots(&self) -> ItemSlot {
-        self.next_item
+        self.next_item.max(1)
     }
 
     /// One above the highest plan slot given so far.

@@ -3,11 +3,14 @@
 //! Exit codes: 0 done, 1 the command found a fault (a golden file over the tolerance, a broken machine, a server that
 //! could not start), 64 wrong arguments or settings.
 
+pub mod bundle;
 pub mod client;
+mod dataset;
 pub mod doctor;
 mod eval;
 pub mod golden;
 mod import;
+pub mod models;
 pub mod out;
 pub mod serve;
 
@@ -51,9 +54,18 @@ pub enum Command {
     /// Reads histories from a file of a public data set, or of event lines, and hands them to a server
     #[command(after_help = crate::import::EXAMPLE)]
     Import(crate::import::ImportArgs),
-    /// Measures the quality of rankings: each user's last event held out, the rest sent to a running server
+    /// Measures the quality of a running server's rankings and predictions by users whose next events and clicks are known
     #[command(after_help = crate::eval::EXAMPLE)]
     Eval(crate::eval::EvalArgs),
+    /// Writes users of the demo world to a file: histories, what came next, and impressions with what became of them
+    #[command(after_help = crate::demo::DATASET_EXAMPLE)]
+    Dataset(crate::demo::WorldArgs),
+    /// Makes a bundle of a bare model file: hashes, features, a self-check
+    #[command(after_help = bundle::EXAMPLE)]
+    Bundle(bundle::BundleArgs),
+    /// Lists the models of a running server, has it load another one while it serves, or go back to the one before
+    #[command(after_help = models::EXAMPLE)]
+    Models(models::ModelsArgs),
     /// Says what this machine has for the server, what it lacks, and how to mend that
     #[command(after_help = doctor::EXAMPLE)]
     Doctor(ServeArgs),
@@ -80,8 +92,11 @@ fn run(cli: &Cli) -> ExitCode {
         Command::Demo(args) => return serve::demo(args, cli.json),
         Command::Serve(args) => return serve::serve(args, cli.json),
         Command::Eval(args) => eval::run(args, cli.json),
+        Command::Dataset(args) => dataset::run(args, cli.json),
         Command::Golden(args) => golden::run(args, cli.json),
         Command::Import(args) => import::run(args, cli.json),
+        Command::Bundle(args) => bundle::run(args, cli.json),
+        Command::Models(args) => models::run(args, cli.json),
         Command::Doctor(args) => match args.settings() {
             Ok(config) => doctor::run(&config, cli.json),
             Err(code) => return code,

@@ -1,29 +1,35 @@
 //! The demo world: a seeded marketplace that needs nothing but an empty data directory.
 //!
-//! Items come in categories with content vectors; plans sell neighbouring items; users visit, each with interests of their
-//! own, and leave histories of a few to ten thousand events. Everything follows from the seed and the time it is made at.
-//! The model's item rows are the content vectors; its other weights are seeded and **untrained**: rankings follow what a user
-//! did last, probabilities have plausible sizes, and that is all.
+//! Items come in categories with content vectors and are the same in every world; plans sell neighbouring items; users have
+//! interests with rhythms of minutes to years, and leave histories of a few to ten thousand events. Users, plans and
+//! budgets follow from the seed and the time the world is made at. The model was trained on other users of the same
+//! marketplace (`longbow dataset`, `scripts/train`) and comes with the program.
 
 mod catalogue;
+mod dataset;
+mod impressions;
+mod interests;
+mod market;
 mod taxonomy;
 mod users;
 
 pub use catalogue::{creatives, items, plans};
+pub use dataset::{EXAMPLE as DATASET_EXAMPLE, Split, WorldArgs, dataset};
+pub use market::Market;
 pub use taxonomy::Taxonomy;
 pub use users::{UserPlan, history};
 
-use crate::app::Stores;
+use crate::app::{Stores, models_dir};
 use crate::config::{self, Config};
 use crate::ids::Id;
 use crate::store::{CatalogKind, CatalogRecord, UserStore};
 use anyhow::{Context, bail};
-use longbow_model::{Config as ModelConfig, Model, Seed};
+use longbow_model::bundle;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
 
-/// Entries of a content vector, and of an item's embedding.
+/// Entries of a content vector.
 pub const DIM: usize = 48;
 /// Histories imported together.
 const USERS_TOGETHER: usize = 1_000;
@@ -70,7 +76,7 @@ impl Marker {
     }
 }
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Makes the world in an empty data directory; one that holds a world is left as it is, one whose making was cut short is made
 /// again.
@@ -80,7 +86,6 @@ const FORMAT: u32 = 2;
 pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Result<()> {
     let path = config.data.dir.join("demo.json");
     let demo = &config.demo;
-    let model_path = config.data.dir.join("model.safetensors");
     if path.exists() {
         let marker: Marker = serde_json::from_slice(&std::fs::read(&path)?).with_context(|| {
             format!(
@@ -107,8 +112,6 @@ pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Resu
             );
         }
         tracing::info!("the demo world was left half made: making it again");
-    } else if model_path.exists() {
-        bail!("{} holds a model but no demo world: choose an empty --data directory", config.data.dir.display());
     }
     Marker::of(demo, now, false).write(&path)?;
     let began = Instant::now();
@@ -119,16 +122,16 @@ pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Resu
         seed = demo.seed,
         "making the demo world"
     );
-    let taxonomy = Taxonomy::new(demo.seed);
-    let items = items(&taxonomy, demo.items, demo.seed);
-    save_model(&model_path, &items, demo)?;
-    tracing::info!("weights are seeded, not trained: rankings follow what a user did last");
+    let taxonomy = Taxonomy::new();
+    let items = items(&taxonomy, demo.items);
+    install_model(config)?;
     records(stores, CatalogKind::Item, items.iter().map(|item| (&item.id, item))).await?;
     let plans = plans(&items, demo, now);
     records(stores, CatalogKind::Plan, plans.iter().map(|plan| (&plan.id, plan))).await?;
     let creatives = creatives(&plans, demo);
     records(stores, CatalogKind::Creative, creatives.iter().map(|one| (&one.id, one))).await?;
-    let events = histories(stores, &items, demo, now).await?;
+    let market = Market::new(&taxonomy, &items);
+    let events = histories(stores, &market, demo, now).await?;
     Marker::of(demo, now, true).write(&path)?;
     tracing::info!(events, seconds = began.elapsed().as_secs_f32(), "the demo world is made");
     Ok(())
@@ -155,21 +158,19 @@ pub fn fill_rates(config: &mut Config) {
     }
 }
 
-/// The shape of the demo model.
-fn model_config(items: usize) -> anyhow::Result<ModelConfig> {
-    Ok(serde_json::from_value(serde_json::json!({
-        "max_sequence_len": 10_240, "max_output_len": 16, "embedding_dim": 64, "item_embedding_dim": DIM,
-        "action_embedding_dim": 16, "num_actions": 8, "num_blocks": 2, "num_heads": 2, "attention_dim": 32,
-        "linear_dim": 32, "num_items": items, "num_time_buckets": 128, "normalization": "rel_bias",
-        "linear_activation": "silu", "concat_ua": false, "epsilon": 1e-6, "num_tasks": 3
-    }))?)
-}
+/// The bundle that `scripts/train` made of this world (docs/training.md has the command).
+const MANIFEST: &[u8] = include_bytes!("../assets/demo-bundle/bundle.json");
+const MODEL: &[u8] = include_bytes!("../assets/demo-bundle/model.safetensors");
+const SELF_CHECK: &[u8] = include_bytes!("../assets/demo-bundle/self-check.safetensors");
 
-fn save_model(path: &Path, items: &[crate::plans::Item], demo: &config::Demo) -> anyhow::Result<()> {
-    let seed = Seed { seed: demo.seed, content_dim: None, head_hidden: 32 };
-    let mut rows = vec![0.0; DIM];
-    rows.extend(items.iter().flat_map(|item| item.vector.iter().copied()));
-    Model::seeded(model_config(items.len())?, &seed)?.with_item_rows(rows)?.save(path)?;
+/// Puts the demo's model where the server looks for models.
+///
+/// # Errors
+/// Another bundle of that name, or a disk fault.
+fn install_model(config: &Config) -> anyhow::Result<()> {
+    let models = models_dir(config);
+    bundle::install(models.join("demo"), MANIFEST, MODEL, Some(SELF_CHECK))
+        .with_context(|| format!("put the demo's model into {}", models.display()))?;
     Ok(())
 }
 
@@ -197,17 +198,11 @@ async fn records<'a, T: Serialize + 'a>(
 }
 
 /// Imports every user's history and tells how far it is.
-async fn histories(
-    stores: &Stores,
-    items: &[crate::plans::Item],
-    demo: &config::Demo,
-    now: i64,
-) -> anyhow::Result<usize> {
-    let shelves = users::Shelves::new(items);
+async fn histories(stores: &Stores, market: &Market, demo: &config::Demo, now: i64) -> anyhow::Result<usize> {
     let (mut events, mut told) = (0, Instant::now());
     let mut batch = Vec::with_capacity(USERS_TOGETHER);
     for number in 1..=demo.users {
-        let history = history(&shelves, &UserPlan::of(number, demo), now);
+        let history = history(market, &UserPlan::of(number, demo), now);
         events += history.len();
         batch.push((Id::from(&*user_id(number)), history));
         if batch.len() == USERS_TOGETHER || number == demo.users {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 /// Longest identifier accepted from outside, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
 
-/// Position of an item in the catalogue **and** row of the item table and bit of every eligibility bitmap.
-/// Row 0 is the model's padding row and never an item.
+/// Position of an item in the catalogue and bit of every eligibility bitmap, whatever model serves. 0 is never an item.
 pub type ItemSlot = u32;
+/// Row of an item in the item table of one model. Row 0 is the padding row and never an item.
+pub type ItemRow = u32;
 /// Position of a plan in the catalogue. Stable for the life of the process; deleted slots are not reused.
 pub type PlanSlot = u32;
 /// Position of a creative in the catalogue.

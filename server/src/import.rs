@@ -8,6 +8,7 @@ mod send;
 mod taobao;
 
 pub use crate::http::events::Event;
+pub(crate) use read::STEP_S;
 pub use read::{Events, read};
 pub use send::{Figures, into_directory, post, write_lines};
 

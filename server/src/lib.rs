@@ -11,6 +11,7 @@ pub mod batch;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod dataset;
 pub mod deadline;
 pub mod demo;
 pub mod eval;

@@ -9,8 +9,8 @@ mod process;
 mod stages;
 
 pub use labels::{
-    Bound, Cache, CacheOutcome, ConnectionEnd, DegradeStep, Endpoint, EventOutcome, Held, Label, NoBid, Notice,
-    NoticeOutcome, Port, Queue, Records, Stage, StatusClass,
+    Bound, Cache, CacheOutcome, ConnectionEnd, DegradeStep, Endpoint, EventOutcome, Held, Label, ModelLoad, NoBid,
+    Notice, NoticeOutcome, Port, Queue, Records, Stage, StatusClass,
 };
 pub use metrics::{Counter, Gauge, Histogram};
 pub use stages::StageTimes;
@@ -132,6 +132,10 @@ meters! {
     batch_seconds: Histogram = histogram("longbow_batch_seconds");
     /// Faults of the device.
     device_faults: Counter = counter("longbow_device_faults_total");
+    /// Models loaded while serving, by outcome.
+    model_loads: ByLabel<ModelLoad, Counter> = counters("longbow_model_loads_total", "outcome");
+    /// Time from the order to the switch to a new model.
+    model_load_seconds: Histogram = histogram("longbow_model_load_seconds");
     /// Notices by kind and outcome.
     notices: ByLabels<Notice, NoticeOutcome, Counter> = counters2("longbow_notices_total", "kind", "outcome");
     /// Behaviour events by outcome.
@@ -173,6 +177,11 @@ impl Meters {
         let meters = Self::with(Bank::new());
         meters.recall.set(1.0);
         meters
+    }
+
+    /// Shows a model as the one that serves, or as one that did: a series for each version that served in this process.
+    pub fn show_model(&self, name: &str, version: &str, serving: bool) {
+        bank::model_info(&self.recorder, name, version).set(f64::from(u8::from(serving)));
     }
 
     /// The Prometheus text, with process figures read now.

@@ -14,7 +14,7 @@ mod window;
 
 pub use window::{WindowCache, WindowLimits};
 
-use crate::app::App;
+use crate::app::{App, Generation};
 use crate::batch::{Degrade, DeviceError, EncodeRequest, ScoreRequest, UserWindow};
 use crate::catalog::{Bitmap, Catalog};
 use crate::deadline::Deadline;
@@ -27,6 +27,9 @@ use longbow_model::{Encoded, Scores};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What is read of a model's heads, in their order.
+pub const TASKS: [&str; 3] = ["click", "conversion", "value"];
 
 /// Whose history is read.
 #[derive(Clone, Debug)]
@@ -127,8 +130,10 @@ impl From<StoreError> for Stop {
 }
 
 /// A user as the later stages see one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Understood {
+    /// What serves this request from here to its end: retrieval and scores are of one model.
+    pub generation: Arc<Generation>,
     /// What candidates attend to.
     pub encoded: Arc<Encoded>,
     /// Retrieval query, L2-normalised, one number for each dimension of an item.
@@ -148,11 +153,18 @@ pub fn user_key(user: &Id) -> u128 {
     u128::from_le_bytes(first)
 }
 
+/// A history on its way to the encoder.
+enum Found {
+    None,
+    Given(Arc<History>),
+    Known(u128, Arc<History>),
+}
+
 /// Finds the history of a request's subject: in memory, else on the store's thread.
-async fn load(app: &App, asked: &Asked, catalog: &Catalog) -> Result<(Option<u128>, Arc<UserWindow>), Stop> {
+async fn load(app: &App, asked: &Asked) -> Result<Found, Stop> {
     match &asked.subject {
-        Subject::Unknown => Ok((None, Arc::default())),
-        Subject::Given(history) => Ok((None, Arc::new(app.windows.limits().translate(catalog, history)))),
+        Subject::Unknown => Ok(Found::None),
+        Subject::Given(history) => Ok(Found::Given(Arc::clone(history))),
         Subject::Known(user) => {
             let cached = app.users.cached(user);
             let outcome = if cached.is_some() { CacheOutcome::Hit } else { CacheOutcome::Miss };
@@ -163,8 +175,7 @@ async fn load(app: &App, asked: &Asked, catalog: &Catalog) -> Result<(Option<u12
                     .await
                     .map_err(|_| Stop::Deadline)??,
             };
-            let key = user_key(user);
-            Ok((Some(key), app.windows.get(key, &history, catalog)))
+            Ok(Found::Known(user_key(user), history))
         }
     }
 }
@@ -179,22 +190,29 @@ pub async fn understand(
     catalog: &Catalog,
     times: &mut StageTimes,
 ) -> Result<Understood, Stop> {
-    let (user, window) = load(app, asked, catalog).await?;
+    let found = load(app, asked).await?;
+    // Taken after the catalogue's snapshot: every item of it has a row here.
+    let generation = app.generation();
+    let (user, window): (_, Arc<UserWindow>) = match found {
+        Found::None => (None, Arc::default()),
+        Found::Given(history) => (None, Arc::new(generation.translate(catalog, &history))),
+        Found::Known(user, history) => (Some(user), generation.window(user, &history, catalog)),
+    };
     times.end(Stage::Load, Instant::now());
     let events = window.len();
     // A clock that runs behind an event's must not turn time around: the newest event is never in the future.
     let query_time = window.times.last().map_or(asked.query_time, |&last| last.max(asked.query_time));
     let deadline = app.encode_deadline(asked.deadline, Instant::now());
-    let reply = app.device.encode(EncodeRequest { user, window, query_time, deadline }).await?;
+    let reply = generation.device.encode(EncodeRequest { user, window, query_time, deadline }).await?;
     times.add(Stage::EncodeWait, reply.wait);
     times.add(Stage::Encode, reply.compute);
     times.skip_to(Instant::now());
     // A history without events says nothing: the middle of all items stands in, and candidates are still scored.
     let query = match reply.encoded.query() {
         Some(query) => query.into(),
-        None => app.everyman.load_full().to_vec().into(),
+        None => generation.everyman.load_full().to_vec().into(),
     };
-    Ok(Understood { encoded: reply.encoded, query, degrade: reply.degrade, events })
+    Ok(Understood { generation, encoded: reply.encoded, query, degrade: reply.degrade, events })
 }
 
 /// The best `k` items for each filter, in the order of the filters.
@@ -202,14 +220,13 @@ pub async fn understand(
 /// # Errors
 /// [`Stop`].
 pub async fn retrieve(
-    app: &App,
     understood: &Understood,
     filters: Vec<Arc<Bitmap>>,
     (k, deadline): (usize, Deadline),
     times: &mut StageTimes,
 ) -> Result<Vec<Hits>, Stop> {
     let filters = filters.into_iter().map(Some).collect();
-    let reply = app.search.search(understood.query.to_vec(), filters, k, deadline).await?;
+    let reply = understood.generation.search.search(understood.query.to_vec(), filters, k, deadline).await?;
     times.end(Stage::Retrieve, Instant::now());
     Ok(reply.hits)
 }
@@ -221,13 +238,15 @@ pub async fn retrieve(
 pub async fn score(
     app: &App,
     understood: &Understood,
-    items: Vec<ItemSlot>,
+    items: &[ItemSlot],
     deadline: Deadline,
     times: &mut StageTimes,
 ) -> Result<Scores, Stop> {
     let deadline = Deadline(deadline.0.checked_sub(app.margin()).unwrap_or(deadline.0));
-    let request = ScoreRequest { encoded: Arc::clone(&understood.encoded), items, deadline };
-    let reply = app.device.score(request).await?;
+    let generation = &understood.generation;
+    let rows = generation.rows.rows(items).ok_or_else(|| Stop::Failed("an item has no row".to_owned()))?;
+    let request = ScoreRequest { encoded: Arc::clone(&understood.encoded), items: rows, deadline };
+    let reply = generation.device.score(request).await?;
     times.add(Stage::ScoreWait, reply.wait);
     times.add(Stage::Score, reply.compute);
     times.skip_to(Instant::now());

@@ -1,11 +1,10 @@
 //! The control thread: the tick that paces plans, sweeps that bound memory, gauges, and what must survive a restart.
 
-use super::App;
-use super::catalogue::everyman;
+use super::{App, Generation};
 use crate::auction::pace::{ControlLoop, PlanTotals};
 use crate::batch::Health;
 use crate::ids::Id;
-use crate::meters::{Cache, CacheOutcome, Held, Queue, Records};
+use crate::meters::{Cache, CacheOutcome, Counter, Held, Queue, Records};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use longbow_index::Retriever;
@@ -33,8 +32,9 @@ impl ControlThread {
     pub(super) fn start(app: Arc<App>, store: Arc<CatalogStore>, pacing: ControlLoop) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let runtime = tokio::runtime::Handle::current();
-        let seen_version = app.catalog.snapshot().version();
-        let mut control = Control { app, store, pacing, saved: Instant::now(), runtime, seen_version };
+        let seen = (app.catalog.snapshot().version(), app.generation().facts.version.clone());
+        let counted = Counted::default();
+        let mut control = Control { app, store, pacing, saved: Instant::now(), runtime, seen, counted };
         control.tick();
         let run = move || control.run(&stopped);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run)?;
@@ -57,8 +57,28 @@ struct Control {
     pacing: ControlLoop,
     saved: Instant,
     runtime: tokio::runtime::Handle,
-    /// Version of the catalogue that `everyman` was made from.
-    seen_version: u64,
+    /// Versions of catalogue and model that `everyman` was made from.
+    seen: (u64, String),
+    counted: Counted,
+}
+
+/// Counts of the present generation that the meters have already: those of each generation begin at 0.
+#[derive(Default)]
+struct Counted {
+    version: String,
+    counts: [u64; 3],
+}
+
+impl Counted {
+    fn add(&mut self, generation: &Generation, now: [u64; 3], meters: [&Counter; 3]) {
+        if self.version != generation.facts.version {
+            *self = Self { version: generation.facts.version.clone(), counts: [0; 3] };
+        }
+        for ((before, now), meter) in self.counts.iter_mut().zip(now).zip(meters) {
+            meter.increment(now.saturating_sub(*before));
+            *before = now;
+        }
+    }
 }
 
 impl Control {
@@ -90,15 +110,17 @@ impl Control {
         app.controls.store(controls);
         app.show_money(money);
         app.show_health();
-        app.show_rooms();
+        app.show_rooms(&mut self.counted);
     }
 
     /// Moves the query of users without a history along with the catalogue.
     fn follow_items(&mut self) {
         let catalog = self.app.catalog.snapshot();
-        if catalog.version() != self.seen_version {
-            self.seen_version = catalog.version();
-            self.app.everyman.store(Arc::new(everyman(&catalog, &self.app.items.load())));
+        let generation = self.app.generation();
+        let now = (catalog.version(), generation.facts.version.clone());
+        if now != self.seen {
+            self.seen = now;
+            generation.everyman.store(Arc::new(generation.middle(&catalog)));
         }
     }
 
@@ -131,38 +153,45 @@ impl App {
         self.meters.holds.set(self.ledger.open_holds() as f64);
     }
 
-    /// Readiness follows what is broken; a device or ledger that failed stays failed until a restart.
+    /// Readiness follows what is broken. A ledger that failed stays failed until a restart; a device also until another model
+    /// serves.
     fn show_health(&self) {
         if let Some(reason) = self.ledger.poisoned() {
             self.meters.ledger_poisoned.set(1.0);
             self.lifecycle.not_ready("ledger", format!("poisoned, restart the server: {reason}"));
         }
-        if let Health::Failed(reason) = self.device.health() {
-            self.lifecycle.not_ready("device", format!("lost, restart the server: {reason}"));
+        let generation = self.generation();
+        match generation.device.health() {
+            Health::Failed(reason) => {
+                self.lifecycle.not_ready("device", format!("lost, restart the server: {reason}"));
+            }
+            Health::Ready => self.lifecycle.clear("device"),
+            Health::WarmingUp => {}
         }
-        if !self.search.is_alive() {
+        if generation.search.is_alive() {
+            self.lifecycle.clear("search");
+        } else {
             self.lifecycle.not_ready("search", "the search thread has ended, restart the server");
         }
         self.meters.ready.set(f64::from(u8::from(self.lifecycle.readiness().ready)));
     }
 
     /// Gauges and counters of the rooms that keep their own figures. The device moves its meters itself.
-    fn show_rooms(&self) {
-        let (meters, search) = (&self.meters, self.search.stats());
+    fn show_rooms(&self, counted: &mut Counted) {
+        let generation = self.generation();
+        let (meters, search) = (&self.meters, generation.search.stats());
         meters.queue_depth.of(Queue::Retrieve).set(search.waiting.load(Relaxed) as f64);
-        meters.queue_full.of(Queue::Retrieve).absolute(search.queue_full.load(Relaxed));
-        meters
-            .queue_dropped
-            .of(Queue::Retrieve)
-            .absolute(search.expired.load(Relaxed) + search.cancelled.load(Relaxed));
-        meters.cache_bytes.of(Cache::Window).set(self.windows.bytes() as f64);
+        meters.cache_bytes.of(Cache::Window).set(generation.windows.bytes() as f64);
         let (hits, misses) = self.filters.hits_and_misses();
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Hit).absolute(hits);
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Miss).absolute(misses);
-        let index = self.index.stats();
-        meters.index_items.set(self.index.len() as f64);
+        let index = generation.index.stats();
+        meters.index_items.set(generation.index.len() as f64);
         meters.index_delta.set(index.delta_items as f64);
-        meters.index_rebuilds.absolute(index.merges);
+        let dropped = search.expired.load(Relaxed) + search.cancelled.load(Relaxed);
+        let counters =
+            [meters.queue_full.of(Queue::Retrieve), meters.queue_dropped.of(Queue::Retrieve), &meters.index_rebuilds];
+        counted.add(&generation, [search.queue_full.load(Relaxed), dropped, index.merges], counters);
     }
 
     /// Number of records, after a change.

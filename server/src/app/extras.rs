@@ -1,6 +1,7 @@
-//! The admin port beyond health and records: explanations and users.
+//! The admin port beyond health and records: models, explanations and users.
 
 use super::App;
+use crate::admin::models;
 use crate::http::openrtb;
 use crate::http::respond::{self, Fault};
 use crate::http::{Request, Response};
@@ -9,10 +10,11 @@ use crate::pipeline::explain::explain;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 
-/// Answers `POST /openrtb2/bid?explain=1` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
+/// Answers `/v1/models`, `POST /openrtb2/bid?explain=1` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
 pub(super) async fn handle(app: &App, mut request: Request) -> Response {
     let path = request.path().to_owned();
     let result = match (path.as_str(), path.strip_prefix("/v1/users/")) {
+        ("/v1/models" | "/v1/models/rollback", _) => models::handle(app, &mut request).await,
         ("/openrtb2/bid", _) => explained(app, &mut request).await,
         (_, Some(user)) => of_user(app, &request, user).await,
         _ => Err(Fault::not_found(&format!("`{path}`"))),

@@ -1,28 +1,24 @@
-//! The catalogue as the admin port changes it: one writer keeps snapshot, item table, index, ledger and store in step.
+//! The catalogue as the admin port changes it: one writer keeps snapshot, item rows, index, ledger and store in step.
 //!
 //! Order of a write: budget (ledger), snapshot, index, store. The answer leaves when the record is durable. A crash in between
 //! leaves at most a budget without its plan, which spends nothing.
 
-use super::App;
+use super::{App, RowsDraft};
 use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written, merge_patch};
 use crate::catalog::{Applied, ApplyError, Catalog, Change, ChangeError};
 use crate::http::{Request, Response};
-use crate::ids::{Id, ItemKey};
+use crate::ids::{Id, ItemKey, ItemSlot};
 use crate::ledger::BudgetError;
 use crate::plans::{Creative, FieldError, Item, Plan};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
-use longbow_model::ItemTable;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
-use tokio::sync::Mutex;
 
 /// Implements [`CatalogAdmin`] over the rooms of an [`App`].
 pub struct Records {
     app: Arc<App>,
     store: Arc<CatalogStore>,
-    /// Writers take turns; readers never wait for them.
-    turn: Mutex<()>,
 }
 
 /// A checked record on its way in.
@@ -90,28 +86,34 @@ impl Record {
     }
 }
 
-/// The change that brings an item in. An item that neither the catalogue nor the model knows gets the next row of the table from
-/// its content vector.
+/// The change that brings an item in, with its row in `draft`: an item that is new gets the slot `next`, which is then taken.
 ///
 /// # Errors
-/// A content vector that is missing, or that differs from the one the item is served by.
-pub(super) fn item_change(catalog: &Catalog, table: &mut ItemTable, item: Item) -> Result<Change, FieldError> {
+/// The model cannot serve the item, or its content vector differs from the one that it is served by.
+fn item_change(
+    catalog: &Catalog,
+    draft: &mut RowsDraft,
+    next: &mut ItemSlot,
+    item: Item,
+) -> Result<Change, FieldError> {
     let key = ItemKey::parse(item.id.as_str()).ok_or_else(|| FieldError::new("id", "is no identifier"))?;
-    if let Some(slot) = catalog.row_of(key) {
+    if let Some(slot) = catalog.slot_of(key) {
         let served = catalog.item(slot).map(|entry| &entry.record.vector);
         if served.is_some_and(|vector| *vector != item.vector) {
             let fault = "cannot change while the item is served: user states were computed with it; use a new id";
             return Err(FieldError::new("vector", fault));
         }
+        match served {
+            Some(_) => draft.give(slot, key, &item)?,
+            // Deleted before, and back with a content vector that may be another.
+            None => draft.give_anew(slot, key, &item)?,
+        }
         return Ok(Change::Item(item));
     }
-    if item.vector.is_empty() {
-        let fault =
-            format!("is missing: the model does not know this item, so it needs {} numbers", table.content_dim());
-        return Err(FieldError::new("vector", fault));
-    }
-    let slot = table.append(&item.vector).map_err(|error| FieldError::new("vector", error.to_string()))?;
-    Ok(Change::ItemAt(item, slot))
+    // A slot that was meant for an item which was then refused may have a row: it is replaced.
+    draft.give_anew(*next, key, &item)?;
+    *next += 1;
+    Ok(Change::ItemAt(item, *next - 1))
 }
 
 fn refused(error: ChangeError) -> FieldError {
@@ -125,7 +127,7 @@ impl Records {
     /// The catalogue of `app`, with its durable records in `store`.
     #[must_use]
     pub fn new(app: Arc<App>, store: Arc<CatalogStore>) -> Self {
-        Self { app, store, turn: Mutex::new(()) }
+        Self { app, store }
     }
 
     /// Writes checked records; a bad one does not stop the others. One result for each, in order.
@@ -135,14 +137,13 @@ impl Records {
         self.set_budgets(&records, &mut results).await?;
         let mut changes: Vec<(usize, Change)> = Vec::new();
         {
-            let catalog = self.app.catalog.snapshot();
-            let mut table = ItemTable::clone(&self.app.items.load());
-            let rows = table.rows();
+            let (catalog, generation) = (self.app.catalog.snapshot(), self.app.generation());
+            let (mut draft, mut next) = (generation.rows.draft(), catalog.item_slots());
             for (place, record) in
                 records.iter().enumerate().filter(|(place, _)| results[*place].is_ok()).collect::<Vec<_>>()
             {
                 let change = match record.clone() {
-                    Record::Item(item) => item_change(&catalog, &mut table, item),
+                    Record::Item(item) => item_change(&catalog, &mut draft, &mut next, item),
                     Record::Plan(plan) => Ok(Change::Plan(plan)),
                     Record::Creative(creative) => Ok(Change::Creative(creative)),
                 };
@@ -151,10 +152,8 @@ impl Records {
                     Err(error) => results[place] = Err(error),
                 }
             }
-            if table.rows() > rows {
-                // Before the catalogue: whoever finds the item there finds its row.
-                self.app.items.store(Arc::new(table));
-            }
+            // Before the catalogue: whoever finds the item there finds its row.
+            generation.rows.publish(draft);
         }
         let applied = self.apply(changes, &mut results);
         self.after(&applied)?;
@@ -213,7 +212,8 @@ impl Records {
     fn after(&self, applied: &[Applied]) -> Result<(), CatalogError> {
         let catalog = self.app.catalog.snapshot();
         for applied in applied {
-            self.app.index_items(&catalog, applied).map_err(CatalogError::Unavailable)?;
+            let slots = applied.items.iter().chain(&applied.items_removed).copied();
+            self.app.generation().follow(&catalog, slots).map_err(CatalogError::Unavailable)?;
         }
         self.app.accounts.refresh(&catalog, &self.app.ledger);
         self.app.show_counts(&catalog);
@@ -245,7 +245,7 @@ impl Records {
     }
 
     fn dimension(&self) -> usize {
-        self.app.items.load().content_dim()
+        self.app.generation().content_dim
     }
 }
 
@@ -282,19 +282,19 @@ impl CatalogAdmin for Records {
     }
 
     async fn put(&self, kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.app.writing.lock().await;
         self.put_one(kind, id, record, mode).await
     }
 
     async fn patch(&self, kind: Kind, id: &str, patch: Value) -> Result<Written, CatalogError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.app.writing.lock().await;
         let mut record = self.read(kind, &Id::from(id)).ok_or(CatalogError::NotFound)?;
         merge_patch(&mut record, &patch);
         self.put_one(kind, id, record, WriteMode::Upsert).await
     }
 
     async fn delete(&self, kind: Kind, id: &str) -> Result<(), CatalogError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.app.writing.lock().await;
         let id = Id::from(id);
         let change = match kind {
             Kind::Items => Change::DeleteItem(id.clone()),
@@ -317,7 +317,7 @@ impl CatalogAdmin for Records {
     }
 
     async fn import(&self, kind: Kind, values: Vec<Value>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.app.writing.lock().await;
         let dimension = self.dimension();
         let parsed: Vec<Result<Record, FieldError>> =
             values.into_iter().map(|value| Record::parse(kind, value, dimension)).collect();

@@ -1,14 +1,15 @@
 //! From settings to a serving process and back to nothing.
 
-use super::catalogue::{self, Loaded};
+use super::catalogue;
 use super::control::{self, ControlThread};
+use super::generation::{Pace, Workshop};
 use super::late::LateRecords;
-use super::{Accounts, App, BidIds, Predicted, Records, Seen, keys};
+use super::models::{self, ModelThread, Models};
+use super::{Accounts, App, BidIds, Generation, Predicted, Records, Seen, keys};
 use crate::admin::Admin;
 use crate::auction::choose::Chooser;
 use crate::auction::pace::{ControlLoop, ControlsHandle, Outcomes};
-use crate::batch::{Device, DeviceHandle, DeviceOptions};
-use crate::catalog::EligibilityCache;
+use crate::catalog::{Catalog, EligibilityCache};
 use crate::config::{self, Config};
 use crate::deadline::{SystemClock, WallClock};
 use crate::events::{EventLog, FileEventLog, LogOptions};
@@ -16,20 +17,14 @@ use crate::http::routes::Public;
 use crate::http::{Listener, Settings};
 use crate::ledger::{self, Ledger};
 use crate::meters::Meters;
-use crate::pipeline::{WindowCache, WindowLimits};
-use crate::retrieve::{self, SearchOptions, SearchThread};
 use crate::runtime::{Lifecycle, serve_on_thread};
 use crate::store::{CatalogKind, CatalogStore, RedbUserStore, StoreOptions};
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use longbow_index::Retriever;
-use longbow_kernels::Engine;
-use longbow_model::{CpuEncoder, ItemTable, Model};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 /// The durable rooms of a data directory.
@@ -131,8 +126,8 @@ pub async fn serve(
 
     // Threads end in the order in which they feed each other; money last, so that nothing can hold it after its close.
     drop(booted.control);
-    drop(booted.device);
-    drop(booted.search);
+    drop(booted.models);
+    app.generation().stop();
     upkeep.abort();
     admin.join();
     app.ledger.close().await.context("close the ledger")?;
@@ -145,8 +140,7 @@ struct Booted {
     app: Arc<App>,
     records: Arc<CatalogStore>,
     control: ControlThread,
-    device: Device,
-    search: SearchThread,
+    models: ModelThread,
 }
 
 async fn boot(
@@ -155,16 +149,12 @@ async fn boot(
     clock: Arc<dyn WallClock>,
     (meters, lifecycle, bound): (Arc<Meters>, Lifecycle, Bound),
 ) -> anyhow::Result<Booted> {
-    let model = Arc::new(load_model(&config)?);
-    let Loaded { catalog, items, index } = catalogue::load(&stores.records, &model, &config.index)?;
+    let catalog = catalogue::load(&stores.records)?;
     let snapshot = catalog.snapshot();
     catalogue::grant_budgets(&snapshot, &stores.ledger).await?;
-    let everyman = ArcSwap::from_pointee(catalogue::everyman(&snapshot, &items));
-    let limits = window_limits(&model, &config);
-    let items = Arc::new(ArcSwap::from_pointee(items));
-    let index = Arc::new(index);
-    let (device, handle) = start_device(&model, &items, &meters, &config)?;
-    let (search, search_thread) = start_search(&index, &meters, &config)?;
+    let workshop = Arc::new(Workshop::new(&config, &meters)?);
+    let (generation, previous) = first_generation(&config, &workshop, &snapshot)?;
+    let (models, jobs) = Models::new(&config, &generation, previous, clock.seconds());
     let public_url = match config.notices.public_url.as_str() {
         "" => format!("http://{}", bound.http),
         url => url.to_owned(),
@@ -179,26 +169,21 @@ async fn boot(
         chooser: Chooser::new(),
         outcomes: Outcomes::new(),
         accounts: Accounts::default(),
-        windows: WindowCache::new(limits, config.store.cache_mib << 19),
+        generation: ArcSwap::from_pointee(generation),
+        models,
+        writing: tokio::sync::Mutex::new(()),
         signer: keys::signer(&config.notices, &config.data.dir)?,
         seen: Seen::default(),
         predicted: Predicted::default(),
         bid_ids: BidIds::new(SysRng.try_next_u64()?),
         public_url,
-        model_version: model.version().to_string(),
-        tasks: model.config().num_tasks,
         no_bids_seen: std::sync::atomic::AtomicU64::new(0),
         ledger: stores.ledger,
         users: stores.users,
         log: stores.log,
-        device: handle,
-        everyman,
         catalog,
         clock,
         config,
-        search,
-        index,
-        items,
         meters,
         lifecycle,
     });
@@ -206,82 +191,55 @@ async fn boot(
     app.show_counts(&snapshot);
     let pacing = restore(&app, &stores.records)?;
     let control = ControlThread::start(Arc::clone(&app), Arc::clone(&stores.records), pacing)?;
-    tracing::info!(model = app.model_version, "warming up: every shape runs once before traffic is welcome");
-    app.device.ready().await.context("warm up the device")?;
-    Ok(Booted { app, records: stores.records, control, device, search: search_thread })
+    let generation = app.generation();
+    app.show_model(&generation.facts, true);
+    tracing::info!(
+        name = generation.facts.name,
+        version = generation.facts.version,
+        "warming up: every shape runs once before traffic is welcome"
+    );
+    generation.device.ready().await.context("warm up the device")?;
+    let models = ModelThread::start(Arc::clone(&app), workshop, jobs)?;
+    Ok(Booted { app, records: stores.records, control, models })
 }
 
-fn load_model(config: &Config) -> anyhow::Result<Model> {
-    let stored = config.data.dir.join("model.safetensors");
-    let path = if config.model.path.is_empty() { stored.as_path() } else { Path::new(&config.model.path) };
-    if !path.exists() {
-        anyhow::bail!(
-            "no model: {} does not exist. Set model.path to a safetensors bundle, or run `longbow demo` to make a world with seeded weights",
-            path.display()
-        );
-    }
-    Model::load(path).with_context(|| format!("model {}", path.display()))
-}
-
-fn window_limits(model: &Model, config: &Config) -> WindowLimits {
-    let shape = model.config();
-    let model_rows = u32::try_from(shape.num_items + 1).unwrap_or(u32::MAX);
-    let actions =
-        if shape.action_embedding_dim == 0 { 0 } else { u16::try_from(shape.num_actions).unwrap_or(u16::MAX) };
-    let events_max = shape.max_sequence_len;
-    if config.store.history_events_max < events_max {
-        tracing::warn!(
-            kept = config.store.history_events_max,
-            model = events_max,
-            "store.history_events_max is below what the model reads"
-        );
-    }
-    WindowLimits { events_max, model_rows, actions }
-}
-
-fn start_device(
-    model: &Arc<Model>,
-    items: &Arc<ArcSwap<ItemTable>>,
-    meters: &Arc<Meters>,
+/// The generation that the process begins with, and what served before it: by the data directory's record of the last switch,
+/// else by the settings.
+fn first_generation(
     config: &Config,
-) -> anyhow::Result<(Device, DeviceHandle)> {
-    let engine = Arc::new(Engine::new(config.model.threads, None)?);
-    let encoder = Box::new(CpuEncoder::new(Arc::clone(model), engine));
-    let mut options = DeviceOptions {
-        cache_bytes_max: config.model.state_cache_mib << 20,
-        candidates_max: config.auction.candidates_max,
-        ..DeviceOptions::default()
+    workshop: &Workshop,
+    catalog: &Catalog,
+) -> anyhow::Result<(Generation, Option<models::Served>)> {
+    let record = models::read(config)?;
+    let (path, origin) = match &record {
+        Some(record) => (record.current.path.clone(), " (of the last switch; set model.path to serve another)"),
+        None => (models::first(config)?, ""),
     };
-    options.plan.requests_max = config.batch.queue_max;
-    options.plan.batch_jobs_max = config.batch.requests_max;
-    options.plan.background_max = config.batch.refresh_queue_max;
-    options.ladder.recent_len_max = config.batch.short_history_rows;
-    Ok(Device::start(encoder, Arc::clone(items), options, Arc::clone(meters))?)
-}
-
-fn start_search(
-    index: &Arc<longbow_index::LiveIndex>,
-    meters: &Arc<Meters>,
-    config: &Config,
-) -> anyhow::Result<(retrieve::SearchHandle, SearchThread)> {
-    let share = config.index.recall_sample;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive interval")]
-    let recall_every = if share > 0.0 { (1.0 / share).round() as u64 } else { 0 };
-    let meters = Arc::clone(meters);
-    // The gauge follows the last hundred samples or so.
-    let mean = std::sync::Mutex::new(None::<f64>);
-    let on_recall = Box::new(move |recall: f32| {
-        let Ok(mut mean) = mean.lock() else { return };
-        let recall = f64::from(recall);
-        let next = mean.map_or(recall, |mean| mean + (recall - mean) / 100.0);
-        *mean = Some(next);
-        meters.recall.set(next);
-        meters.recall_samples.increment(1);
-    });
-    let options =
-        SearchOptions { queue_max: config.index.queue_max, recall_every, on_recall, ..SearchOptions::default() };
-    let retriever: Arc<dyn Retriever> = Arc::clone(index) as Arc<dyn Retriever>;
-    Ok(retrieve::start(retriever, options)?)
+    let named = || format!("model {}{origin}", path.display());
+    let bundle = workshop.read(&path).with_context(named)?;
+    if !bundle.has_self_check() {
+        tracing::warn!(
+            path = %path.display(),
+            "the model brings no self-check and no calibration: that it computes what it should is taken on trust"
+        );
+    }
+    let prepared = workshop.prepare((bundle, &path), catalog, Vec::new(), Pace::Start).with_context(named)?;
+    let found = prepared.version();
+    if let Some(recorded) = record.as_ref().map(|record| &record.current.version).filter(|recorded| **recorded != found)
+    {
+        tracing::warn!(
+            recorded,
+            found,
+            "the model of the last switch was replaced by another version while the server was down"
+        );
+    }
+    let generation = workshop.launch(prepared)?;
+    if record.is_none() {
+        // So that a bundle put beside it later leaves no doubt which one serves.
+        models::write(config, &models::served_of(&generation.facts), None)?;
+    }
+    let previous = record.and_then(|record| record.previous);
+    Ok((generation, previous))
 }
 
 /// Puts back what was learned before the last stop. State that cannot be read is logged and begun anew: none of it is money.

@@ -9,7 +9,7 @@ use super::stats::DeviceStats;
 use super::task::{Ask, EncodeTask, Envelope, RefreshTask, ScoreTask};
 use super::worker::Health;
 use crate::deadline::Deadline;
-use crate::ids::ItemSlot;
+use crate::ids::ItemRow;
 use crossbeam_channel::{Sender, TrySendError};
 use longbow_model::{Encoded, Scores, Window};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserWindow {
     /// Rows of the item table; never 0.
-    pub items: Vec<ItemSlot>,
+    pub items: Vec<ItemRow>,
     /// Actions.
     pub actions: Vec<u16>,
     /// Unix seconds.
@@ -41,7 +41,7 @@ impl UserWindow {
     }
 
     /// The events `range` as the model reads them.
-    pub(super) fn part(&self, range: std::ops::Range<usize>) -> Window<'_> {
+    pub(crate) fn part(&self, range: std::ops::Range<usize>) -> Window<'_> {
         Window { items: &self.items[range.clone()], actions: &self.actions[range.clone()], times: &self.times[range] }
     }
 }
@@ -82,7 +82,7 @@ pub struct ScoreRequest {
     /// The history.
     pub encoded: Arc<Encoded>,
     /// Rows of the item table, in the order of the answer.
-    pub items: Vec<ItemSlot>,
+    pub items: Vec<ItemRow>,
     /// When this reply is due.
     pub deadline: Deadline,
 }

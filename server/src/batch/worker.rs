@@ -7,7 +7,7 @@ use super::ladder::LadderLimits;
 use super::plan::{PlanLimits, Planner};
 use super::stats::DeviceStats;
 use super::task::{Envelope, RefreshTask, Residency, Task};
-use super::warm::{self, WarmUp};
+use super::warm::{Rehearsal, WarmUp};
 use crate::meters::Meters;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
@@ -79,6 +79,21 @@ impl Device {
         options: DeviceOptions,
         meters: Arc<Meters>,
     ) -> std::io::Result<(Self, DeviceHandle)> {
+        let states = StateCache::new(options.cache_bytes_max);
+        Self::start_with(encoder, items, states, options, meters)
+    }
+
+    /// The same with the states of users that were encoded ahead.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start_with(
+        encoder: Box<dyn Encoder>,
+        items: Arc<ArcSwap<ItemTable>>,
+        states: StateCache,
+        options: DeviceOptions,
+        meters: Arc<Meters>,
+    ) -> std::io::Result<(Self, DeviceHandle)> {
         // Abandoned requests keep their place in the channel until the thread looks, so it holds twice as many as may wait.
         let waiting_max = options.plan.requests_max;
         let (requests, take_requests) = bounded(waiting_max * 2);
@@ -92,12 +107,8 @@ impl Device {
             candidates_max: options.candidates_max,
         };
         let handle = DeviceHandle { requests, refreshes, stats: Arc::clone(&stats), health: watch_health, limits };
-        let residency = Residency {
-            cache: StateCache::new(options.cache_bytes_max),
-            blank: encoder.new_state(),
-            version: encoder.version(),
-            ladder: options.ladder,
-        };
+        let residency =
+            Residency { cache: states, blank: encoder.new_state(), version: encoder.version(), ladder: options.ladder };
         let (cost, lost) = (CostModel::default(), None);
         let executor = Executor { encoder, items, residency, cost, limits: options.plan, stats, lost };
         let worker = Worker {
@@ -159,10 +170,17 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, shapes: &WarmUp) {
-        if let Err(fault) = warm::warm_up(&mut self.executor, shapes) {
-            self.executor.lost.get_or_insert(DeviceError::from(&fault).to_string());
-        } else {
-            self.health.send_replace(Health::Ready);
+        let items = self.executor.items.load_full();
+        let intake = &self.intake;
+        let stopped = || intake.stopping();
+        match self.executor.call(|encoder| Rehearsal::new(encoder, &items, shapes, &stopped).run()) {
+            Ok((cost, _)) => {
+                self.executor.cost = cost;
+                self.health.send_replace(Health::Ready);
+            }
+            Err(fault) => {
+                self.executor.lost.get_or_insert(DeviceError::from(&fault).to_string());
+            }
         }
         loop {
             if let Some(why) = self.executor.lost.clone() {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// One change of the catalogue. An upsert replaces the record of the same id as a whole.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Creates or replaces an item. It gets its known slot (see [`super::CatalogHandle::new`]) or the next free one.
+    /// Creates or replaces an item. It keeps the slot that its key had before, else it gets the next free one. Whether a model can
+    /// serve it is not looked at here.
     Item(Item),
     /// The same with a slot chosen by the caller; refused if another item owns it or the item already has another.
     ItemAt(Item, ItemSlot),
@@ -100,7 +101,6 @@ pub struct Applied {
 pub(super) struct Draft {
     catalog: Catalog,
     applied: Applied,
-    item_dimension: usize,
 }
 
 fn check_id(field: &str, id: &Id) -> Result<(), FieldError> {
@@ -121,8 +121,8 @@ fn edited(list: &[u32], slot: u32, member: bool) -> Arc<[u32]> {
 }
 
 impl Draft {
-    pub(super) fn new(catalog: Catalog, item_dimension: usize) -> Self {
-        Self { catalog, applied: Applied::default(), item_dimension }
+    pub(super) fn new(catalog: Catalog) -> Self {
+        Self { catalog, applied: Applied::default() }
     }
 
     pub(super) fn finish(mut self) -> (Catalog, Applied) {
@@ -145,7 +145,7 @@ impl Draft {
 
     fn put_item(&mut self, item: Item, asked: Option<ItemSlot>) -> Result<(), ChangeError> {
         check_id("id", &item.id)?;
-        item.validate(self.item_dimension)?;
+        item.validate(item.vector.len())?;
         if item.categories.len() > ITEM_CATEGORIES_MAX {
             return Err(FieldError::new("categories", format!("must be at most {ITEM_CATEGORIES_MAX}")).into());
         }
@@ -188,10 +188,10 @@ impl Draft {
             }
             (Some(own), _) => return Ok(own),
             (None, Some(slot)) => slot,
-            (None, None) => catalog.next_item,
+            (None, None) => catalog.item_slots(),
         };
         if slot == 0 {
-            return Err(ChangeError::BadSlot { slot, fault: "slot 0 is the model's padding row" });
+            return Err(ChangeError::BadSlot { slot, fault: "slot 0 is never an item" });
         }
         if slot >= ITEMS_MAX {
             return Err(ChangeError::Full { kind: "item", max: ITEMS_MAX });

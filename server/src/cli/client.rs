@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -44,6 +44,8 @@ impl Server {
 pub struct Connection {
     server: Server,
     tries_max: u32,
+    patience: Duration,
+    token: Option<String>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -52,7 +54,13 @@ impl Connection {
     /// closes it.
     #[must_use]
     pub fn new(server: Server, tries_max: u32) -> Self {
-        Self { server, tries_max: tries_max.max(1), sender: None }
+        Self { server, tries_max: tries_max.max(1), patience: PATIENCE, token: None, sender: None }
+    }
+
+    /// Waits this long for each answer instead of a minute, and shows this token.
+    #[must_use]
+    pub fn with(self, patience: Duration, token: Option<String>) -> Self {
+        Self { patience, token, ..self }
     }
 
     /// Posts a JSON body; status and body of the answer. The request may reach the server twice.
@@ -60,6 +68,14 @@ impl Connection {
     /// # Errors
     /// No connection, no answer in time, or busy at every try.
     pub async fn post(&mut self, path: &str, body: &Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.send(Method::POST, path, body).await
+    }
+
+    /// The same with any method.
+    ///
+    /// # Errors
+    /// As [`Self::post`].
+    pub async fn send(&mut self, method: Method, path: &str, body: &Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let mut last = String::new();
         for attempt in 0..self.tries_max {
             if attempt > 0 {
@@ -69,7 +85,7 @@ impl Connection {
                 Some(sender) if !sender.is_closed() => sender,
                 _ => self.connect().await?,
             };
-            match tokio::time::timeout(PATIENCE, self.exchange(sender, path, body))
+            match tokio::time::timeout(self.patience, self.exchange(sender, (&method, path), body))
                 .await
                 .context("no answer in time")?
             {
@@ -99,13 +115,18 @@ impl Connection {
     async fn exchange(
         &mut self,
         mut sender: SendRequest<Full<Bytes>>,
-        path: &str,
+        (method, path): (&Method, &str),
         body: &Bytes,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let request = Request::post(format!("{}{path}", self.server.prefix))
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.server.prefix))
             .header("host", &self.server.authority)
-            .header("content-type", "application/json")
-            .body(Full::new(body.clone()))?;
+            .header("content-type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body.clone()))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
         let text = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;

@@ -86,8 +86,11 @@ section! {
 section! {
     /// The encoder and its state cache.
     Model "model" {
-        /// A safetensors bundle. Empty: model.safetensors in data.dir, as `longbow demo` makes it.
+        /// What the first start serves: a bundle directory, or a bare safetensors file (no self-check, no calibration). Empty:
+        /// the only bundle in `dir`. A model switched to while serving is served again after a restart, until this is changed.
         path: String = String::new(), Text;
+        /// Bundles that may be loaded while serving: the admin port reads nothing outside it. Empty: models in data.dir.
+        dir: String = String::new(), Text;
         /// Memory for user states (K/V blocks).
         state_cache_mib: usize = 512, Int(1, 1_048_576);
         /// Threads of the CPU encoder. 0: one for each core.

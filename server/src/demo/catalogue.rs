@@ -25,10 +25,11 @@ fn micros(units: f64) -> Micros {
     Micros((units.clamp(0.01, 1e6) * 100.0).round() as i64 * 10_000)
 }
 
-/// `count` items with ids from 1: the model's rows. Popular categories have more.
+/// `count` items with ids from 1, the same in every world, so that a model trained on one has seen the items of all. Popular
+/// categories have more.
 #[must_use]
-pub fn items(taxonomy: &Taxonomy, count: usize, seed: u64) -> Vec<Item> {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0x17e5);
+pub fn items(taxonomy: &Taxonomy, count: usize) -> Vec<Item> {
+    let mut rng = StdRng::seed_from_u64(0x17e5);
     let categories = &taxonomy.categories;
     debug_assert_eq!(categories[0].centre.len(), DIM);
     let mut items = Vec::with_capacity(count);
@@ -43,10 +44,22 @@ pub fn items(taxonomy: &Taxonomy, count: usize, seed: u64) -> Vec<Item> {
             price_micros: micros(price),
             url: format!("https://shop.example/item/{number}"),
             image_url: format!("https://img.example/item/{number}.jpg"),
-            vector: near(&category.centre, 0.6, &mut rng),
+            vector: content(&category.centre, &mut rng),
         });
     }
     items
+}
+
+/// A content vector near the middle of a category. All have the same last entry before they are scaled to length 1: vectors of
+/// real encoders have a direction in common as well, and a linear projection of them gets its constant from it.
+fn content(centre: &[f32], rng: &mut StdRng) -> Vec<f32> {
+    let mut vector = near(centre, 0.5, rng);
+    if let Some(last) = vector.last_mut() {
+        *last = 0.4;
+    }
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|x| *x /= length);
+    vector
 }
 
 /// Plans that share out the items: neighbours in a category go to the same plan.

@@ -386,16 +386,23 @@ pub(super) fn skewed(rng: &mut StdRng, power: f64, len: usize) -> usize {
     ((uniform.powf(power) * len as f64) as usize).min(len.saturating_sub(1))
 }
 
+impl Default for Taxonomy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Taxonomy {
-    /// The same 200 categories for every seed, placed by it: those of a department lie near each other.
+    /// The same 200 categories, in the same places of content space, for every world: a model's projection of content holds for
+    /// all of them. Those of a department lie near each other.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed ^ 0x7a00);
+    pub fn new() -> Self {
+        let mut rng = StdRng::seed_from_u64(0x7a01);
         let mut categories = Vec::with_capacity(200);
         for (_, code, price, names) in &DEPARTMENTS {
             let department = near(&[0.0; DIM], 1.0, &mut rng);
             for (name, sub) in names.iter().zip(1..) {
-                let centre = near(&department, 0.9, &mut rng);
+                let centre = near(&department, 1.5, &mut rng);
                 categories.push(Category { name, code: format!("{code}-{sub}"), price: *price, centre });
             }
         }

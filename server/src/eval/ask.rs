@@ -1,16 +1,15 @@
 //! Ranking requests over a few connections, and what the server allows them.
 
-use super::cases::Act;
-use super::cases::Users;
+use super::metrics::number;
 use crate::cli::client::{Connection, Server};
 use crate::ids::{Id, ItemKey};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use tokio::task::JoinSet;
 
 /// Tries of a request while the server is busy.
@@ -19,6 +18,10 @@ const TRIES_MAX: u32 = 10;
 const DEADLINE_MS_MAX: u64 = 600_000;
 /// Taken if a refusal names no number.
 const DEADLINE_MS: u64 = 2_000;
+/// Time for a request that only asks how long a history may be.
+const PROBE_MS: u64 = 1_000;
+/// Candidates sent together at most.
+pub(super) const TOGETHER_MAX: usize = 1_000;
 /// Progress is told this many times.
 const TOLD: usize = 20;
 
@@ -26,30 +29,39 @@ const TOLD: usize = 20;
 pub type Told = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A ranking request.
-#[derive(Serialize)]
-struct Ask<'a> {
-    history: Vec<AskEvent<'a>>,
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Ask<'a> {
+    pub(super) history: Vec<AskEvent<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    candidates: Option<Vec<&'a Id>>,
-    k: usize,
-    objective: &'static str,
-    time: i64,
-    deadline_ms: u64,
+    pub(super) candidates: Option<Vec<&'a Id>>,
+    pub(super) exclude_history: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) exclude: Vec<&'a Id>,
+    pub(super) k: usize,
+    pub(super) objective: &'a str,
+    pub(super) time: i64,
+    pub(super) deadline_ms: u64,
 }
 
-#[derive(Serialize)]
-struct AskEvent<'a> {
-    item: &'a Id,
-    action: u16,
-    time: i64,
+#[derive(Debug, Serialize)]
+pub(super) struct AskEvent<'a> {
+    pub(super) item: &'a Id,
+    pub(super) action: u16,
+    pub(super) time: i64,
+}
+
+impl Ask<'_> {
+    fn body(&self) -> anyhow::Result<Bytes> {
+        Ok(Bytes::from(serde_json::to_vec(self)?))
+    }
 }
 
 /// The part of an answer that is read here.
 #[derive(Debug, Deserialize)]
 pub(super) struct Answer {
-    items: Vec<AnswerItem>,
+    pub(super) items: Vec<AnswerItem>,
     #[serde(default)]
-    skipped: Vec<Id>,
+    pub(super) skipped: Vec<Id>,
     /// Events that the model could read.
     pub(super) history_events: usize,
     degraded: String,
@@ -57,15 +69,26 @@ pub(super) struct Answer {
     pub(super) model: String,
 }
 
+/// One item of an answer. A model without heads predicts nothing.
 #[derive(Debug, Deserialize)]
-struct AnswerItem {
+pub(super) struct AnswerItem {
     id: Id,
+    pub(super) click: Option<f64>,
+    pub(super) conversion: Option<f64>,
+    pub(super) value: Option<f64>,
+}
+
+impl AnswerItem {
+    /// Which item.
+    pub(super) fn key(&self) -> Option<ItemKey> {
+        ItemKey::parse(self.id.as_str())
+    }
 }
 
 impl Answer {
     /// Place of an item, 1 for the first.
     pub(super) fn rank(&self, item: ItemKey) -> Option<usize> {
-        let at = self.items.iter().position(|other| ItemKey::parse(other.id.as_str()) == Some(item));
+        let at = self.items.iter().position(|other| other.key() == Some(item));
         at.map(|at| at + 1)
     }
 
@@ -78,9 +101,9 @@ impl Answer {
 /// An answer other than 200.
 #[derive(Debug, thiserror::Error)]
 #[error("{status}: {}{message}", field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default())]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
-    field: Option<String>,
+    pub(super) field: Option<String>,
     message: String,
 }
 
@@ -109,6 +132,8 @@ pub struct Limits {
     pub deadline_ms: u64,
     /// Events of the longest history asked with: the server's limit where a history of the file is longer.
     pub history_events: usize,
+    /// Candidates sent together: the server's limit, which is also that of a list's length, or [`TOGETHER_MAX`].
+    pub candidates: usize,
 }
 
 impl Limits {
@@ -122,10 +147,13 @@ impl Limits {
                 let most = numbers.first().context("the server takes no such history and names no limit")?;
                 next.history_events = usize::try_from(*most)?;
             }
-            Some("k") => bail!("--k is too large for the server: {refusal}"),
+            Some("k") => next.candidates = usize::try_from(numbers.last().copied().unwrap_or(0))?.max(1),
             _ => bail!("the server refuses to rank: {refusal}"),
         }
-        if next.deadline_ms >= self.deadline_ms && next.history_events >= self.history_events {
+        let lower = next.deadline_ms < self.deadline_ms
+            || next.history_events < self.history_events
+            || next.candidates < self.candidates;
+        if !lower {
             bail!("the server refuses what it said it allows: {refusal}");
         }
         Ok(next)
@@ -142,12 +170,10 @@ fn numbers(text: &str) -> Vec<u64> {
 pub(super) struct Asker {
     pub(super) server: Server,
     pub(super) connections: usize,
-    /// Items of a list.
-    pub(super) k: usize,
     pub(super) told: Told,
 }
 
-async fn ask(connection: &mut Connection, body: &Bytes) -> anyhow::Result<Result<Answer, Refusal>> {
+async fn post(connection: &mut Connection, body: &Bytes) -> anyhow::Result<Result<Answer, Refusal>> {
     let (status, text) = connection.post("/v1/rank", body).await?;
     if status != StatusCode::OK {
         return Ok(Err(Refusal::of(status, &text)));
@@ -156,103 +182,81 @@ async fn ask(connection: &mut Connection, body: &Bytes) -> anyhow::Result<Result
 }
 
 impl Asker {
-    /// Finds out what the server allows, with histories of up to `longest` events in mind.
-    pub(super) async fn limits(&self, longest: usize) -> anyhow::Result<Limits> {
-        let mut connection = Connection::new(self.server.clone(), TRIES_MAX);
-        let mut limits = Limits { deadline_ms: DEADLINE_MS_MAX, history_events: longest };
+    /// Asks once.
+    pub(super) async fn ask(&self, ask: &Ask<'_>) -> anyhow::Result<Result<Answer, Refusal>> {
+        post(&mut Connection::new(self.server.clone(), TRIES_MAX), &ask.body()?).await
+    }
+
+    /// Finds out what the server allows, with histories of up to `longest` events and lists of `k` items in mind.
+    ///
+    /// # Errors
+    /// No server, one that refuses for another reason, or `k` above its limit.
+    pub(super) async fn limits(&self, longest: usize, k: usize) -> anyhow::Result<Limits> {
+        let candidates = TOGETHER_MAX.max(k);
+        let mut limits = Limits { deadline_ms: DEADLINE_MS_MAX, history_events: longest, candidates };
         let item = Id::from("1");
-        loop {
-            // Ends: each refusal lowers one limit for good, or is an error.
-            let history = (0..limits.history_events).map(|_| AskEvent { item: &item, action: 5, time: 0 }).collect();
-            let body = self.body(history, None, (0, limits))?;
-            match ask(&mut connection, &body).await? {
-                Ok(_) => return Ok(limits),
-                // Too slow for a history at the limit, but the request itself was in order.
-                Err(refusal) if refusal.status == StatusCode::GATEWAY_TIMEOUT => return Ok(limits),
-                Err(refusal) => limits = limits.after(&refusal)?,
+        // First what a request may ask for, then how long its history may be: neither costs the server much.
+        for with_history in [false, true] {
+            loop {
+                let (events, deadline_ms) = match with_history {
+                    true => (limits.history_events, limits.deadline_ms.min(PROBE_MS)),
+                    false => (0, limits.deadline_ms),
+                };
+                let ask = Ask {
+                    history: (0..events).map(|_| AskEvent { item: &item, action: 5, time: 0 }).collect(),
+                    candidates: Some(vec![&item]),
+                    k: limits.candidates,
+                    objective: "similarity",
+                    deadline_ms,
+                    ..Ask::default()
+                };
+                match self.ask(&ask).await? {
+                    Ok(_) => break,
+                    // Too slow for a history at the limit, but the request itself was in order.
+                    Err(refusal) if refusal.status == StatusCode::GATEWAY_TIMEOUT => break,
+                    // Ends: each refusal lowers one limit for good, or is an error.
+                    Err(refusal) => limits = limits.after(&refusal)?,
+                }
+                if limits.candidates < k {
+                    bail!("--k is too large for the server: it makes lists of at most {} items", limits.candidates);
+                }
             }
         }
+        Ok(limits)
     }
 
-    fn body(
-        &self,
-        history: Vec<AskEvent<'_>>,
-        candidates: Option<Vec<&Id>>,
-        (time, limits): (i64, Limits),
-    ) -> anyhow::Result<Bytes> {
-        let deadline_ms = limits.deadline_ms;
-        let ask = Ask { history, candidates, k: self.k, objective: "similarity", time, deadline_ms };
-        Ok(Bytes::from(serde_json::to_vec(&ask)?))
-    }
-
-    /// Which items of the file the server cannot rank: it does not know them.
-    pub(super) async fn unknown(&self, users: &Arc<Users>, limits: Limits) -> anyhow::Result<HashSet<ItemKey>> {
-        let items = Arc::new(users.items());
-        // As many candidates as items may be wanted: the server's limit for both is one.
-        let (asker, names, each) = (self.clone(), Arc::clone(users), self.k);
-        let requests = items.len().div_ceil(each);
-        let body = move |at: usize| {
-            let part = items.iter().skip(at * each).take(each);
-            asker.body(Vec::new(), Some(part.map(|&item| names.name(item)).collect()), (0, limits))
-        };
-        let parts =
-            self.ask_all("items looked up", requests, body, |_, answer| answer.map(|answer| answer.skipped)).await?;
-        let mut unknown = HashSet::new();
-        for part in parts {
-            let part = part.context("the server does not say which items it knows")?;
-            unknown.extend(part.iter().filter_map(|id| ItemKey::parse(id.as_str())));
-        }
-        Ok(unknown)
-    }
-
-    /// Ranks for each job; `take` keeps of an answer what is wanted.
-    pub(super) async fn rank<T: Send + 'static>(
-        &self,
-        jobs: Vec<Job>,
-        (users, limits): (&Arc<Users>, Limits),
-        take: impl Fn(Job, anyhow::Result<Answer>) -> T + Send + Sync + 'static,
-    ) -> anyhow::Result<Vec<T>> {
-        let (asker, users, jobs) = (self.clone(), Arc::clone(users), Arc::new(jobs));
-        let (count, for_take) = (jobs.len(), Arc::clone(&jobs));
-        let body = move |at: usize| {
-            let job: Job = jobs[at];
-            let (held_out, before) = users.split(job.user).context("a user of one event")?;
-            let newest = &before[before.len() - job.events..];
-            let event = |act: &Act| AskEvent { item: users.name(act.item), action: act.action, time: act.time };
-            asker.body(newest.iter().map(event).collect(), None, (held_out.time, limits))
-        };
-        self.ask_all("rankings", count, body, move |at, answer| take(for_take[at], answer)).await
-    }
-
-    /// Sends request 0 to `count`, each built when a connection is free; results in their order.
-    async fn ask_all<T: Send + 'static>(
+    /// Sends request 0 to `count`, each built when a connection is free; what `take` keeps of the answers, in their order.
+    pub(super) async fn ask_all<T: Send + 'static>(
         &self,
         what: &'static str,
         count: usize,
-        body: impl Fn(usize) -> anyhow::Result<Bytes> + Send + Sync + 'static,
+        source: Arc<impl Source + 'static>,
         take: impl Fn(usize, anyhow::Result<Answer>) -> T + Send + Sync + 'static,
     ) -> anyhow::Result<Vec<T>> {
-        let shared = Arc::new((body, take, AtomicUsize::new(0)));
+        let shared = Arc::new((source, take, AtomicUsize::new(0)));
         let every = count.div_ceil(TOLD).max(1);
+        let began = Instant::now();
         let mut workers = JoinSet::new();
         for _ in 0..self.connections.min(count) {
             let (shared, told) = (Arc::clone(&shared), Arc::clone(&self.told));
             let mut connection = Connection::new(self.server.clone(), TRIES_MAX);
             workers.spawn(async move {
-                let (body, take, next) = &*shared;
+                let (source, take, next) = &*shared;
                 let mut taken = Vec::new();
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     if at >= count {
                         return taken;
                     }
-                    let answer = match body(at) {
-                        Ok(body) => ask(&mut connection, &body).await.and_then(|answer| Ok(answer?)),
+                    let answer = match source.ask(at).and_then(|ask| ask.body()) {
+                        Ok(body) => post(&mut connection, &body).await.and_then(|answer| Ok(answer?)),
                         Err(fault) => Err(fault),
                     };
                     taken.push((at, take(at, answer)));
-                    if (at + 1).is_multiple_of(every) || at + 1 == count {
-                        told(&format!("{what}: {} of {count}", at + 1));
+                    let done = at + 1;
+                    if done.is_multiple_of(every) || done == count {
+                        let left = began.elapsed().as_secs_f64() / number(done) * number(count - done);
+                        told(&format!("{what}: {done} of {count}{}", time_left(left)));
                     }
                 }
             });
@@ -266,11 +270,18 @@ impl Asker {
     }
 }
 
-/// One ranking: a user, and how many of the newest events before the one held out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Job {
-    pub(super) user: usize,
-    pub(super) events: usize,
+/// Requests by number.
+pub(super) trait Source: Send + Sync {
+    /// Request `at`.
+    fn ask(&self, at: usize) -> anyhow::Result<Ask<'_>>;
+}
+
+fn time_left(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => String::new(),
+        s if s < 120.0 => format!(", {s:.0} s left"),
+        s => format!(", {:.0} min left", s / 60.0),
+    }
 }
 
 #[cfg(test)]
@@ -284,14 +295,16 @@ mod tests {
 
     #[test]
     fn a_refusal_teaches_the_limit_that_it_names() {
-        let asked = Limits { deadline_ms: 600_000, history_events: 9_000 };
+        let asked = Limits { deadline_ms: 600_000, history_events: 9_000, candidates: 1_000 };
         let next = asked.after(&refusal("deadline_ms", "must be from 5 to 1500 milliseconds")).unwrap();
-        assert_eq!(next, Limits { deadline_ms: 1_500, history_events: 9_000 });
+        assert_eq!(next, Limits { deadline_ms: 1_500, ..asked });
         let next = next.after(&refusal("history", "may hold at most 256 events, found 9000")).unwrap();
-        assert_eq!(next, Limits { deadline_ms: 1_500, history_events: 256 });
+        assert_eq!(next, Limits { deadline_ms: 1_500, history_events: 256, ..asked });
+        let next = next.after(&refusal("k", "must be from 1 to 300")).unwrap();
+        assert_eq!(next.candidates, 300);
         assert_eq!(asked.after(&refusal("deadline_ms", "too long")).unwrap().deadline_ms, DEADLINE_MS);
         for (field, message, told) in [
-            ("k", "must be from 1 to 2000", "--k"),
+            ("k", "must be from 1 to 300", "said it allows"),
             ("history", "may hold at most 256 events", "said it allows"),
             ("time", "must be Unix seconds", "time: must be"),
         ] {

@@ -1,5 +1,6 @@
 //! Quality of rankings in which exactly one item is right: the next one.
 
+use super::bootstrap::{Figure, Resamples};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -37,23 +38,24 @@ pub(super) fn number(count: usize) -> f64 {
 }
 
 /// Means over users.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Quality {
     /// recall@k by k: with one right item, the share of users whose list holds it.
-    pub recall: BTreeMap<usize, f64>,
+    pub recall: BTreeMap<usize, Figure>,
     /// NDCG@k by k.
-    pub ndcg: BTreeMap<usize, f64>,
+    pub ndcg: BTreeMap<usize, Figure>,
     /// Mean reciprocal rank within the largest k.
-    pub mrr: f64,
+    pub mrr: Figure,
 }
 
 impl Quality {
-    /// Of these ranks, one a user; zeros for nobody.
+    /// Of these ranks: a user's number, and where the right item stood.
     #[must_use]
-    pub fn of(ranks: &[Rank], ks: &[usize]) -> Self {
-        let users = number(ranks.len().max(1));
-        let mean =
-            |gain: fn(Rank, usize) -> f64, k: usize| ranks.iter().map(|&rank| gain(rank, k)).sum::<f64>() / users;
+    pub fn of(ranks: &[(usize, Rank)], ks: &[usize], resamples: &Resamples) -> Self {
+        let mean = |gain: fn(Rank, usize) -> f64, k: usize| {
+            let rows: Vec<(usize, f64)> = ranks.iter().map(|&(user, rank)| (user, gain(rank, k))).collect();
+            resamples.mean(&rows)
+        };
         let by_k = |gain: fn(Rank, usize) -> f64| ks.iter().map(|&k| (k, mean(gain, k))).collect();
         let longest = ks.iter().copied().max().unwrap_or(0);
         Self { recall: by_k(recall), ndcg: by_k(ndcg), mrr: mean(reciprocal, longest) }
@@ -65,6 +67,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn quality(ranks: &[Rank], ks: &[usize]) -> Quality {
+        let users: Vec<usize> = (0..ranks.len()).collect();
+        let ranks: Vec<(usize, Rank)> = ranks.iter().copied().enumerate().collect();
+        Quality::of(&ranks, ks, &Resamples::new(users.len(), &users, 4, 1))
+    }
+
     fn near(a: f64, b: f64) {
         assert!((a - b).abs() < 1e-12, "{a} is not {b}");
     }
@@ -72,17 +80,17 @@ mod tests {
     #[test]
     fn values_worked_out_by_hand() {
         // Four users: first, third, eleventh, not at all.
-        let quality = Quality::of(&[Some(1), Some(3), Some(11), None], &[1, 10, 100]);
-        near(quality.recall[&1], 0.25);
-        near(quality.recall[&10], 0.5);
-        near(quality.recall[&100], 0.75);
-        near(quality.ndcg[&1], 0.25);
+        let of_four = quality(&[Some(1), Some(3), Some(11), None], &[1, 10, 100]);
+        near(of_four.recall[&1].value, 0.25);
+        near(of_four.recall[&10].value, 0.5);
+        near(of_four.recall[&100].value, 0.75);
+        near(of_four.ndcg[&1].value, 0.25);
         // 1/log2(4) = 0.5; 1/log2(12) = 0.278942945651...
-        near(quality.ndcg[&10], 1.5 / 4.0);
-        near(quality.ndcg[&100], (1.5 + 0.278_942_945_651_129_8) / 4.0);
-        near(quality.mrr, (1.0 + 1.0 / 3.0 + 1.0 / 11.0) / 4.0);
-        near(Quality::of(&[Some(11)], &[10]).mrr, 0.0);
-        near(Quality::of(&[], &[10]).recall[&10], 0.0);
+        near(of_four.ndcg[&10].value, 1.5 / 4.0);
+        near(of_four.ndcg[&100].value, (1.5 + 0.278_942_945_651_129_8) / 4.0);
+        near(of_four.mrr.value, (1.0 + 1.0 / 3.0 + 1.0 / 11.0) / 4.0);
+        near(quality(&[Some(11)], &[10]).mrr.value, 0.0);
+        assert!(quality(&[], &[10]).recall[&10].value.is_nan());
     }
 
     /// The definition for any list and any set of right items: gain over the gain of the ideal order.
@@ -108,14 +116,14 @@ mod tests {
         ) {
             let ranks: Vec<Rank> =
                 lists.iter().map(|list| list.iter().position(|&item| item == right).map(|at| at + 1)).collect();
-            let quality = Quality::of(&ranks, &[k]);
+            let quality = quality(&ranks, &[k]);
             let mean = |of: &dyn Fn(&Vec<u32>) -> f64| lists.iter().map(of).sum::<f64>() / lists.len() as f64;
-            near(quality.ndcg[&k], mean(&|list| naive_ndcg(list, &[right], k)));
-            near(quality.recall[&k], mean(&|list| naive_recall(list, &[right], k)));
+            near(quality.ndcg[&k].value, mean(&|list| naive_ndcg(list, &[right], k)));
+            near(quality.recall[&k].value, mean(&|list| naive_recall(list, &[right], k)));
             let reciprocal = |list: &Vec<u32>| {
                 list.iter().take(k).position(|&item| item == right).map_or(0.0, |at| 1.0 / (at as f64 + 1.0))
             };
-            near(quality.mrr, mean(&reciprocal));
+            near(quality.mrr.value, mean(&reciprocal));
         }
     }
 }

@@ -252,7 +252,8 @@ fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
 fn refresh(app: &App, catalog: &Catalog, user: &Id) {
     if let Some(history) = app.users.cached(user) {
         let key = user_key(user);
-        let window = app.windows.get(key, &history, catalog);
-        app.device.refresh(key, window, Urgency::Events);
+        let generation = app.generation();
+        let window = generation.window(key, &history, catalog);
+        generation.device.refresh(key, window, Urgency::Events);
     }
 }

@@ -9,12 +9,15 @@ use crate::auction::slot::Terms;
 use crate::deadline::Deadline;
 use crate::ids::{Id, ItemKey};
 use crate::meters::{Stage, StageTimes};
-use crate::pipeline::rank::{Objective, RankAsk, Ranking, rank};
+use crate::pipeline::rank::{Exclude, Objective, RankAsk, Ranking, rank};
 use crate::pipeline::{Asked, Subject, history_of};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::{Duration, Instant};
+
+/// Items that a request may exclude by name: as many as the longest history of most models.
+pub const EXCLUDE_MAX: usize = 10_000;
 
 /// Body of a ranking request.
 #[derive(Debug, Deserialize)]
@@ -41,6 +44,12 @@ pub struct RankBody {
     /// If given, only these categories.
     #[serde(default)]
     acat: Vec<String>,
+    /// Leaves out every item of the user's history, stored or sent along: the answer holds only what is new to the user.
+    #[serde(default)]
+    exclude_history: bool,
+    /// Items to leave out, at most [`EXCLUDE_MAX`]; ids that nobody knows do no harm.
+    #[serde(default)]
+    exclude: Vec<Id>,
     /// Time of the request, Unix seconds; the server's clock if left out.
     #[serde(default)]
     time: Option<i64>,
@@ -109,6 +118,10 @@ fn ask_of(app: &App, body: RankBody, arrived: Instant) -> Result<RankAsk, Fault>
             format!("must list 1 to {} item ids, or be left out", auction.candidates_max),
         ));
     }
+    if body.exclude.len() > EXCLUDE_MAX {
+        let found = body.exclude.len();
+        return Err(Fault::invalid("exclude", format!("may list at most {EXCLUDE_MAX} item ids, found {found}")));
+    }
     let deadline_ms = body.deadline_ms.unwrap_or(auction.tmax_default_ms);
     if deadline_ms < auction.tmax_min_ms || deadline_ms > auction.tmax_max_ms {
         let range = format!("must be from {} to {} milliseconds", auction.tmax_min_ms, auction.tmax_max_ms);
@@ -116,7 +129,7 @@ fn ask_of(app: &App, body: RankBody, arrived: Instant) -> Result<RankAsk, Fault>
     }
     let subject = match (body.history, body.user) {
         (Some(events), _) => {
-            let most = app.windows.limits().events_max;
+            let most = app.generation().windows.limits().events_max;
             if events.len() > most {
                 return Err(Fault::invalid(
                     "history",
@@ -136,7 +149,8 @@ fn ask_of(app: &App, body: RankBody, arrived: Instant) -> Result<RankAsk, Fault>
     let deadline = Deadline::after(arrived, Duration::from_millis(deadline_ms));
     let terms = Terms { blocked_categories: body.bcat, allowed_categories: body.acat, ..Terms::default() };
     let asked = Asked { subject, query_time, deadline };
-    Ok(RankAsk { asked, candidates: body.candidates, k: body.k, terms, objective: body.objective })
+    let exclude = Exclude { history: body.exclude_history, items: body.exclude };
+    Ok(RankAsk { asked, candidates: body.candidates, k: body.k, terms, exclude, objective: body.objective })
 }
 
 fn events_of(events: &[HistoryEvent]) -> Result<Vec<(ItemKey, u16, i64)>, Fault> {

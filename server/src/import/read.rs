@@ -12,7 +12,7 @@ pub type Events = Box<dyn Iterator<Item = anyhow::Result<Event>> + Send>;
 /// Longest line, bytes: a user of a sequence file with some 100,000 events.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Between events of files without times.
-pub(super) const STEP_S: i64 = 60;
+pub(crate) const STEP_S: i64 = 60;
 /// Rating from which on a rating is a like.
 const LIKE_MIN: f64 = 4.0;
 /// Rating from which on it is a view.

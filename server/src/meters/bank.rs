@@ -121,6 +121,15 @@ impl Bank {
     }
 }
 
+/// The gauge of one version of a model: the only series that are not there from the start.
+pub(super) fn model_info(recorder: &PrometheusRecorder, name: &str, version: &str) -> Gauge {
+    const NAME: &str = "longbow_model_info";
+    recorder.describe_gauge(KeyName::from_const_str(NAME), None, Bank::help("1 for the model that serves."));
+    let label = |key: &'static str, value: &str| metrics::Label::new(key, value.to_owned());
+    let key = Key::from_parts(NAME, vec![label("name", name), label("version", version)]);
+    recorder.register_gauge(&key, &METADATA)
+}
+
 fn keyed(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
     let labels: Vec<_> = labels.iter().map(|&(name, value)| metrics::Label::from_static_parts(name, value)).collect();
     Key::from_parts(name, labels)

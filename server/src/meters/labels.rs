@@ -328,6 +328,16 @@ label! {
 }
 
 label! {
+    /// How the load of a model ended.
+    ModelLoad {
+        /// It serves.
+        Served = "served",
+        /// It was refused; the one before keeps serving.
+        Refused = "refused",
+    }
+}
+
+label! {
     /// Where a plan's money stands.
     Held {
         /// Budget granted.

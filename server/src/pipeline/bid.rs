@@ -214,7 +214,7 @@ async fn candidates(
     // Many slots share the work of about four.
     let k = (auction.candidates * 4 / offers.len().max(4)).max(16);
     let filters = offers.iter().map(|offer| Arc::clone(&offer.eligible.items)).collect();
-    let hits = retrieve(app, understood, filters, (k, asked.deadline), times).await?;
+    let hits = retrieve(understood, filters, (k, asked.deadline), times).await?;
     let mut items: Vec<ItemSlot> = hits.iter().flat_map(|hits| hits.slots.iter().copied()).collect();
     items.sort_unstable();
     items.dedup();
@@ -222,7 +222,7 @@ async fn candidates(
     if items.is_empty() {
         return Ok((items, Scores { tasks: 0, probs: Vec::new() }));
     }
-    let scores = score(app, understood, items.clone(), asked.deadline, times).await?;
+    let scores = score(app, understood, &items, asked.deadline, times).await?;
     Ok((items, scores))
 }
 

@@ -1,11 +1,13 @@
 //! What a feed gets: items ranked for a user, each with every score.
 
-use super::{Asked, Prediction, Stop, retrieve, score, understand};
+use super::{Asked, Prediction, Stop, Subject, retrieve, score, understand};
 use crate::app::App;
 use crate::auction::slot::Terms;
+use crate::catalog::{Bitmap, Catalog};
 use crate::ids::{Id, ItemSlot};
 use crate::meters::{Stage, StageTimes};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What the ranking is ordered by.
@@ -34,8 +36,19 @@ pub struct RankAsk {
     pub k: usize,
     /// Category filters; the rest of the terms is not used.
     pub terms: Terms,
+    /// Items that must not come.
+    pub exclude: Exclude,
     /// Order.
     pub objective: Objective,
+}
+
+/// Items left out of retrieval and ranking; `k` others come in their place.
+#[derive(Clone, Debug, Default)]
+pub struct Exclude {
+    /// Every item of the user's history, the part that the model does not read included.
+    pub history: bool,
+    /// These.
+    pub items: Vec<Id>,
 }
 
 /// One ranked item.
@@ -61,7 +74,7 @@ pub struct Ranking {
     pub items: Vec<Ranked>,
     /// Items that were scored.
     pub candidates: usize,
-    /// Candidates of the request that are not in the catalogue or are filtered out; they are left out of the ranking.
+    /// Candidates of the request that are not in the catalogue, filtered out or excluded; they are left out of the ranking.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Id>,
     /// Events of the history that the model could read.
@@ -70,6 +83,36 @@ pub struct Ranking {
     pub degraded: &'static str,
     /// Version of the model.
     pub model: String,
+}
+
+/// The items that a request may get: those that its filters allow, without those it excludes.
+async fn allowed_for(app: &App, ask: &RankAsk, catalog: &Catalog, allowed: Arc<Bitmap>) -> Result<Arc<Bitmap>, Stop> {
+    let Exclude { history, items } = &ask.exclude;
+    if !history && items.is_empty() {
+        return Ok(allowed);
+    }
+    let mut left = Bitmap::clone(&allowed);
+    for slot in items.iter().filter_map(|id| catalog.item_slot(id)) {
+        left.clear(slot);
+    }
+    if *history {
+        let events = match &ask.asked.subject {
+            Subject::Unknown => Arc::default(),
+            Subject::Given(events) => Arc::clone(events),
+            // Encoding has just read it, so it is in memory unless memory is very short.
+            Subject::Known(user) => match app.users.cached(user) {
+                Some(events) => events,
+                None => tokio::time::timeout_at(ask.asked.deadline.0.into(), app.users.load(user))
+                    .await
+                    .map_err(|_| Stop::Deadline)??,
+            },
+        };
+        // By key: the window reads an item that nobody knows as the row of another.
+        for slot in events.items.iter().filter_map(|&key| catalog.slot_of(key)) {
+            left.clear(slot);
+        }
+    }
+    Ok(Arc::new(left))
 }
 
 /// Ranks.
@@ -81,32 +124,34 @@ pub async fn rank(app: &App, ask: &RankAsk, times: &mut StageTimes) -> Result<Ra
     let controls = app.controls.load();
     let allowed = app.filters.rankable(&catalog, &controls.live, &ask.terms);
     let understood = understand(app, &ask.asked, &catalog, times).await?;
+    let allowed = allowed_for(app, ask, &catalog, allowed).await?;
     let mut skipped = Vec::new();
+    let served = |slot: ItemSlot| understood.generation.rows.row(slot).is_some();
     let (slots, similarities): (Vec<ItemSlot>, Vec<f32>) = match &ask.candidates {
         Some(ids) => {
             let mut slots = Vec::with_capacity(ids.len());
             for id in ids {
-                match catalog.item_slot(id).filter(|&slot| allowed.get(slot)) {
+                match catalog.item_slot(id).filter(|&slot| allowed.get(slot) && served(slot)) {
                     Some(slot) => slots.push(slot),
                     None => skipped.push(id.clone()),
                 }
             }
             slots.sort_unstable();
             slots.dedup();
-            let similarities = app.similarities(&understood.query, &slots);
+            let similarities = understood.generation.similarities(&understood.query, &slots);
             (slots, similarities)
         }
         None => {
             let k = ask.k.max(app.config.auction.candidates).min(app.config.auction.candidates_max);
-            let hits = retrieve(app, &understood, vec![allowed], (k, ask.asked.deadline), times).await?;
+            let hits = retrieve(&understood, vec![allowed], (k, ask.asked.deadline), times).await?;
             hits.into_iter().next().map(|hits| (hits.slots, hits.scores)).unwrap_or_default()
         }
     };
     let mut items = Vec::with_capacity(slots.len());
-    let scores = if slots.is_empty() || app.tasks == 0 {
+    let scores = if slots.is_empty() || understood.generation.tasks == 0 {
         None
     } else {
-        Some(score(app, &understood, slots.clone(), ask.asked.deadline, times).await?)
+        Some(score(app, &understood, &slots, ask.asked.deadline, times).await?)
     };
     for (position, (&slot, &similarity)) in slots.iter().zip(&similarities).enumerate() {
         let Some(entry) = catalog.item(slot) else { continue };
@@ -128,5 +173,12 @@ pub async fn rank(app: &App, ask: &RankAsk, times: &mut StageTimes) -> Result<Ra
     items.iter_mut().zip(1..).for_each(|(item, rank)| item.rank = rank);
     times.end(Stage::Choose, Instant::now());
     let (history_events, degraded) = (understood.events, understood.degrade.as_str());
-    Ok(Ranking { items, candidates, skipped, history_events, degraded, model: app.model_version.clone() })
+    Ok(Ranking {
+        items,
+        candidates,
+        skipped,
+        history_events,
+        degraded,
+        model: understood.generation.facts.version.clone(),
+    })
 }

@@ -3,9 +3,10 @@
 //! Translating 10,000 keys takes a few hundred microseconds, so the result is kept for users that come back. An entry holds
 //! while the history is the very same object and no item was added to the catalogue since.
 
+use crate::app::ItemRows;
 use crate::batch::UserWindow;
 use crate::catalog::Catalog;
-use crate::ids::{ItemKey, ItemSlot};
+use crate::ids::{ItemKey, ItemRow, ItemSlot};
 use crate::store::History;
 use longbow_model::window_start;
 use parking_lot::Mutex;
@@ -20,33 +21,21 @@ const EVENT_BYTES: usize = 4 + 2 + 8;
 pub struct WindowLimits {
     /// `max_sequence_len` of the model.
     pub events_max: usize,
-    /// Rows of the model's own item table, padding included: items it does not know are read as one of these rows.
-    pub model_rows: ItemSlot,
     /// Number of actions of the model; 0 if it reads none.
     pub actions: u16,
 }
 
 impl WindowLimits {
-    /// The row for an item: its own if the catalogue or the model knows it, else one chosen by hash (the hashing trick of
-    /// ranking models), so that unknown items still tell users apart and the same item always reads the same.
-    fn row(&self, catalog: &Catalog, key: ItemKey) -> ItemSlot {
-        catalog.row_of(key).unwrap_or_else(|| {
-            let spread = key.0.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            let rows = u64::from(self.model_rows.max(2) - 1);
-            ItemSlot::try_from(spread % rows).unwrap_or(0) + 1
-        })
-    }
-
     /// Translates the part of a history that the model reads.
     #[must_use]
-    pub fn translate(&self, catalog: &Catalog, history: &History) -> UserWindow {
+    pub fn translate(&self, row_of: impl Fn(ItemKey) -> ItemRow, history: &History) -> UserWindow {
         let dropped = usize::try_from(history.dropped).unwrap_or(usize::MAX);
         // Counted over everything the user ever did, so that the window moves once in an eighth of its length.
         let start = window_start(dropped.saturating_add(history.len()), self.events_max).saturating_sub(dropped);
         // A model without actions ignores them; one with fewer reads an unknown action as its last.
         let highest = if self.actions == 0 { u16::MAX } else { self.actions - 1 };
         UserWindow {
-            items: history.items[start..].iter().map(|&key| self.row(catalog, key)).collect(),
+            items: history.items[start..].iter().map(|&key| row_of(key)).collect(),
             actions: history.actions[start..].iter().map(|&action| action.min(highest)).collect(),
             times: history.times[start..].to_vec(),
         }
@@ -101,7 +90,7 @@ impl WindowCache {
 
     /// The window of `user`, whose history is `history`. The lock is not held while a history is translated.
     #[must_use]
-    pub fn get(&self, user: u128, history: &Arc<History>, catalog: &Catalog) -> Arc<UserWindow> {
+    pub fn get(&self, user: u128, history: &Arc<History>, catalog: &Catalog, rows: &ItemRows) -> Arc<UserWindow> {
         let item_slots = catalog.item_slots();
         {
             let mut state = self.state.lock();
@@ -115,9 +104,20 @@ impl WindowCache {
                 return Arc::clone(&entry.window);
             }
         }
-        let window = Arc::new(self.limits.translate(catalog, history));
+        let window = Arc::new(self.limits.translate(rows.by_key(catalog), history));
         self.keep(user, Entry { history: Arc::clone(history), item_slots, window: Arc::clone(&window), used: 0 });
         window
+    }
+
+    /// The most recently used users, newest first, with their histories.
+    #[must_use]
+    pub fn recent(&self, most: usize) -> Vec<(u128, Arc<History>)> {
+        let mut users: Vec<(u64, u128, Arc<History>)> = {
+            let state = self.state.lock();
+            state.entries.iter().map(|(&user, entry)| (entry.used, user, Arc::clone(&entry.history))).collect()
+        };
+        users.sort_unstable_by_key(|&(used, user, _)| (std::cmp::Reverse(used), user));
+        users.into_iter().take(most).map(|(_, user, history)| (user, history)).collect()
     }
 
     fn keep(&self, user: u128, mut entry: Entry) {
@@ -150,48 +150,55 @@ impl WindowCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogHandle, CatalogOptions};
+    use crate::app::RowsDraft;
+    use crate::catalog::CatalogHandle;
+    use longbow_model::{Config, Model, Seed};
 
     fn history(items: &[i64]) -> Arc<History> {
         let (actions, times) = (vec![9; items.len()], (0..).take(items.len()).collect());
         Arc::new(History { items: items.iter().map(|&key| ItemKey(key)).collect(), actions, times, dropped: 0 })
     }
 
-    fn catalog(known: &[(i64, u32)]) -> CatalogHandle {
-        let options = CatalogOptions { item_dimension: 4, first_new_item: 100 };
-        CatalogHandle::new(options, known.iter().map(|&(key, row)| (ItemKey(key), row))).unwrap()
+    const LIMITS: WindowLimits = WindowLimits { events_max: 16, actions: 8 };
+
+    fn row(key: ItemKey) -> ItemRow {
+        ItemRow::try_from(key.0).unwrap() + 100
     }
 
-    const LIMITS: WindowLimits = WindowLimits { events_max: 16, model_rows: 100, actions: 8 };
-
     #[test]
-    fn known_items_keep_their_rows_and_unknown_ones_share_the_table() {
-        let catalog = catalog(&[(7, 42)]).snapshot();
-        let window = LIMITS.translate(&catalog, &history(&[7, -8_991_000_000_000_000_001, 7]));
-        assert_eq!((window.items[0], window.items[2]), (42, 42));
-        assert!((1..100).contains(&window.items[1]), "row 0 is padding");
-        assert_eq!(window.actions, [7, 7, 7], "an unknown action reads as the last known");
+    fn items_become_rows_and_unknown_actions_the_last_known() {
+        let window = LIMITS.translate(row, &history(&[7, 3, 7]));
+        assert_eq!(window.items, [107, 103, 107]);
+        assert_eq!(window.actions, [7, 7, 7]);
     }
 
     #[test]
     fn a_long_history_is_cut_to_the_window_in_blocks() {
-        let catalog = catalog(&[]).snapshot();
-        let window = LIMITS.translate(&catalog, &history(&(0..17).collect::<Vec<_>>()));
+        let window = LIMITS.translate(row, &history(&(0..17).collect::<Vec<_>>()));
         assert!(window.len() <= 16);
         assert_eq!(*window.times.last().unwrap(), 16, "the newest events stay");
     }
 
     #[test]
     fn an_entry_serves_its_own_history_only_and_the_budget_holds() {
-        let catalog = catalog(&[]).snapshot();
+        let config: Config = serde_json::from_value(serde_json::json!({
+            "max_sequence_len": 16, "max_output_len": 1, "embedding_dim": 4, "item_embedding_dim": 4,
+            "action_embedding_dim": 0, "num_actions": 0, "num_blocks": 1, "num_heads": 1, "attention_dim": 4,
+            "linear_dim": 4, "num_items": 10, "num_time_buckets": 8, "normalization": "rel_bias"
+        }))
+        .unwrap();
+        let model = Model::seeded(config, &Seed { seed: 1, content_dim: None, head_hidden: 4 }).unwrap();
+        let (catalog, rows) = (CatalogHandle::new().snapshot(), RowsDraft::new(&model).finish());
         let cache = WindowCache::new(LIMITS, 4_096);
         let first = history(&[1, 2]);
-        let window = cache.get(1, &first, &catalog);
-        assert!(Arc::ptr_eq(&window, &cache.get(1, &first, &catalog)));
-        assert!(!Arc::ptr_eq(&window, &cache.get(1, &history(&[1, 2, 3]), &catalog)), "a new history is read anew");
+        let window = cache.get(1, &first, &catalog, &rows);
+        assert!(Arc::ptr_eq(&window, &cache.get(1, &first, &catalog, &rows)));
+        assert!(!Arc::ptr_eq(&window, &cache.get(1, &history(&[1, 2, 3]), &catalog, &rows)), "a new history");
         for user in 0..200 {
-            let _ = cache.get(user, &history(&[5; 16]), &catalog);
+            let _ = cache.get(user, &history(&[5; 16]), &catalog, &rows);
         }
         assert!(cache.state.lock().bytes <= 4_096);
+        let recent: Vec<u128> = cache.recent(3).into_iter().map(|(user, _)| user).collect();
+        assert_eq!(recent, [199, 198, 197]);
     }
 }

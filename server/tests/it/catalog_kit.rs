@@ -3,7 +3,7 @@
 use longbow::auction::slot::{
     AuctionType, BannerSlot, DealOffer, NativeAsset, NativeAssetKind, NativeSlot, Slot, Terms, VideoSlot,
 };
-use longbow::catalog::{CatalogHandle, CatalogOptions, Change};
+use longbow::catalog::{CatalogHandle, Change};
 use longbow::ids::Id;
 use longbow::money::{Currency, Micros};
 use longbow::plans::{Creative, Format, Goal, Item, Plan, PlanState, PolicyKind};
@@ -67,7 +67,7 @@ pub(crate) fn banner_slot() -> Slot {
 }
 
 pub(crate) fn handle() -> CatalogHandle {
-    CatalogHandle::new(CatalogOptions { item_dimension: 4, first_new_item: 1 }, []).unwrap()
+    CatalogHandle::new()
 }
 
 fn some<'a>(rng: &mut StdRng, from: &[&'a str], most: usize) -> Vec<&'a str> {

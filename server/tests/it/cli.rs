@@ -22,7 +22,7 @@ fn last_json(output: &Output) -> Value {
 #[test]
 fn every_command_explains_itself_with_an_example() {
     let help = text(&longbow(&["--help"]).stdout);
-    for command in ["demo", "serve", "import", "eval", "golden", "doctor", "config"] {
+    for command in ["demo", "serve", "import", "eval", "golden", "bundle", "models", "doctor", "config"] {
         assert!(help.contains(command), "{help}");
         let output = longbow(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));

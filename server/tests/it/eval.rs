@@ -1,8 +1,7 @@
 //! `longbow eval` against a whole server: its figures are those of rankings asked for by hand.
 
 use crate::world::World;
-use longbow::eval::{EvalArgs, evaluate};
-use longbow::import::Format;
+use longbow::eval::{EvalArgs, Report, Source, evaluate};
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -31,18 +30,25 @@ fn events() -> Vec<Value> {
     events
 }
 
-fn args(world: &World, file: &Path) -> EvalArgs {
+pub(crate) fn args(world: &World, file: &Path) -> EvalArgs {
     let number = |number| NonZeroUsize::new(number).unwrap();
     EvalArgs {
         file: file.to_owned(),
-        format: Format::Ndjson,
+        format: Source::Ndjson,
+        answers: None,
         url: format!("http://{}", world.http),
         users: number(100),
         k: vec![number(200), number(50)],
         lengths: vec![number(10), number(1_000)],
+        objective: "similarity".to_owned(),
+        exclude_history: false,
+        warm_items: None,
+        times: number(20),
+        draws: 20,
         seed: 1,
         connections: 3,
         now: None,
+        plot: None,
     }
 }
 
@@ -68,7 +74,7 @@ fn file(dir: &Path) -> std::path::PathBuf {
     path
 }
 
-fn run(args: &EvalArgs) -> anyhow::Result<longbow::eval::Report> {
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(Box::pin(evaluate(args, Arc::new(|_: &str| {}))))
 }
@@ -78,23 +84,25 @@ fn figures_are_those_of_rankings_asked_for_by_hand() {
     let world = World::new();
     let dir = tempfile::tempdir().unwrap();
     let report = run(&args(&world, &file(dir.path()))).unwrap();
-    assert_eq!((report.users, report.evaluated), (6, 4));
-    assert_eq!((report.skipped.too_short, report.skipped.unknown_item), (1, 1));
+    let next = report.next.as_ref().unwrap();
+    assert_eq!((report.users, next.evaluated), (6, 4));
+    assert_eq!((next.skipped.too_short, next.skipped.unknown_item), (1, 1));
     assert_eq!(report.items.unknown_named.iter().map(|id| id.as_str()).collect::<Vec<_>>(), ["7777"]);
     let mut hits = 0;
-    for at in &report.lengths {
+    for at in &next.lengths {
         let ranks: Vec<Option<usize>> = ["a", "b", "c", "d"].iter().map(|user| rank(&world, user, at.length)).collect();
         hits += ranks.iter().flatten().count();
         let share = |k| ranks.iter().filter(|rank| rank.is_some_and(|rank| rank <= k)).count() as f64 / 4.0;
-        assert_eq!((at.quality.recall[&50], at.quality.recall[&200]), (share(50), share(200)), "{ranks:?}");
+        let recall = |k| at.quality.recall[&k].value;
+        assert_eq!((recall(50), recall(200)), (share(50), share(200)), "{ranks:?}");
         let mrr = ranks.iter().map(|rank| rank.map_or(0.0, |rank| 1.0 / rank as f64)).sum::<f64>() / 4.0;
-        assert!((at.quality.mrr - mrr).abs() < 1e-12, "{ranks:?}: {mrr}, {}", at.quality.mrr);
-        assert_eq!((at.answered, at.failed, at.degraded), (4, 0, 0));
+        assert!((at.quality.mrr.value - mrr).abs() < 1e-12, "{ranks:?}: {mrr}, {}", at.quality.mrr.value);
+        assert_eq!((at.answers.answered, at.answers.failed, at.answers.degraded), (4, 0, 0));
     }
     assert!(hits > 0, "a third of the items are asked for");
-    assert_eq!(report.lengths[0].users_with_all, 3, "b has four events before its last");
+    assert_eq!(next.lengths[0].users_with_all, 3, "b has four events before its last");
     // Of all histories without the last events, item 15 (b's last) occurs in d's alone: among the items that occur once.
-    assert!(report.popularity.recall[&200] > 0.0);
+    assert!(next.popularity.recall[&200].value > 0.0);
 }
 
 #[test]
@@ -103,7 +111,9 @@ fn too_much_asked_and_nobody_left_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = args(&world, &file(dir.path()));
     args.k = vec![NonZeroUsize::new(50_000).unwrap()];
-    assert!(run(&args).unwrap_err().to_string().contains("--k is too large for the server"));
+    assert!(
+        run(&args).unwrap_err().to_string().contains("--k is too large for the server: it makes lists of at most 2000")
+    );
     args.k = Vec::new();
     std::fs::write(&args.file, "{\"id\":1,\"user\":\"u\",\"item\":5}\n").unwrap();
     assert!(run(&args).unwrap_err().to_string().contains("nobody to evaluate"));
@@ -124,8 +134,10 @@ fn the_command_prints_a_table_and_a_line_of_json() {
     assert_eq!(output.status.code(), Some(0), "{err}");
     assert!(out.contains("recall@10") && out.contains("\npopularity"), "{out}");
     let figures: Value = serde_json::from_str(out.trim_end().lines().last().unwrap()).unwrap();
-    assert_eq!((&figures["evaluated"], &figures["lengths"][0]["answered"]), (&json!(4), &json!(4)));
-    assert!(figures["popularity"]["ndcg"]["10"].is_number(), "{figures}");
+    let next = &figures["next"];
+    assert_eq!((&next["evaluated"], &next["lengths"][0]["answers"]["answered"]), (&json!(4), &json!(4)));
+    assert!(next["popularity"]["ndcg"]["10"]["value"].is_number(), "{figures}");
+    assert_eq!(figures["impressions"], Value::Null);
     assert!(err.contains("rankings: "), "progress: {err}");
 
     drop(world);

@@ -1,5 +1,6 @@
 //! Real users and real bid log lines from the data beside the checkout, through a whole server over real sockets.
 
+use crate::eval::args;
 use crate::ipinyou::to_openrtb;
 use crate::openrtb_validate::problems;
 use crate::shared::shared;
@@ -7,7 +8,7 @@ use crate::world::World;
 use longbow::app::Stores;
 use longbow::config::Config;
 use longbow::deadline::{SystemClock, WallClock};
-use longbow::eval::{EvalArgs, evaluate};
+use longbow::eval::{EvalArgs, Source, evaluate};
 use longbow::ids::{Id, ItemKey};
 use longbow::import::{self, Figures, Format};
 use longbow::store::{History, UserStore};
@@ -144,36 +145,36 @@ fn movie_ratings_with_their_times_load_rank_and_evaluate() {
 
 fn evaluation(world: &World, file: &Path) {
     let args = EvalArgs {
-        file: file.to_owned(),
-        format: Format::Movielens,
-        url: format!("http://{}", world.http),
+        format: Source::Movielens,
         users: NonZeroUsize::new(20).unwrap(),
         k: Vec::new(),
         lengths: [10, 1_000].map(|length| NonZeroUsize::new(length).unwrap()).to_vec(),
         seed: 5,
-        connections: 4,
-        now: None,
+        ..args(world, file)
     };
     let report = block_on(Box::pin(evaluate(&args, Arc::new(|_: &str| {})))).unwrap();
     assert_eq!((report.users, report.users_in_file), (20, 943));
-    let skipped = report.skipped;
-    assert_eq!(report.users, report.evaluated + skipped.too_short + skipped.unknown_item);
+    let next = report.next.as_ref().unwrap();
+    let skipped = next.skipped;
+    assert_eq!(report.users, next.evaluated + skipped.too_short + skipped.unknown_item);
     assert_eq!(skipped.too_short, 0, "everybody rated 20 films or more");
-    assert!(report.evaluated > 0);
+    assert!(next.evaluated > 0);
     // The world has items 1 to 600, the file 1 to 1682.
     assert_eq!((report.items.in_file, report.items.unknown), (1_682, 1_082));
     assert_eq!(report.items.unknown_named[0].as_str(), "601");
     assert_eq!(report.limits.deadline_ms, 2_000, "the server's own limit");
     assert_eq!(report.models.len(), 1);
-    for at in &report.lengths {
-        assert_eq!(at.answered + at.failed, report.evaluated, "{at:?}");
-        assert_eq!(at.failed, 0, "{at:?}");
-        assert!(at.degraded <= at.answered);
+    for at in &next.lengths {
+        let answers = &at.answers;
+        assert_eq!(answers.answered + answers.failed, next.evaluated, "{at:?}");
+        assert_eq!(answers.failed, 0, "{at:?}");
+        assert!(answers.degraded <= answers.answered);
         let quality = &at.quality;
-        assert!(quality.recall[&10] <= quality.recall[&100] && quality.ndcg[&10] <= quality.ndcg[&100]);
+        assert!(quality.recall[&10].value <= quality.recall[&100].value);
+        assert!(quality.ndcg[&10].value <= quality.ndcg[&100].value);
     }
-    assert_eq!(report.lengths[0].users_with_all, report.evaluated, "10 events are in every history");
-    assert!(report.popularity.recall[&100] > 0.0, "the most popular hundred films hit somebody's next: {report:?}");
+    assert_eq!(next.lengths[0].users_with_all, next.evaluated, "10 events are in every history");
+    assert!(next.popularity.recall[&100].value > 0.0, "the most popular hundred films hit somebody's next: {report:?}");
 }
 
 #[test]

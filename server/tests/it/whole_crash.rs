@@ -299,6 +299,10 @@ fn a_demo_world_cut_short_is_made_again() {
     let server = Process::start("demo", &dir, &[]);
     assert_eq!(balances(&server).len(), 60);
     assert_eq!(histories(&server)["user-00001"], 800);
-    let ranked = Link::new(server.http).call("POST", "/v1/rank", &json!({"user": "user-00001", "k": 9}).to_string());
+    let ranked = Link::new(server.http).call(
+        "POST",
+        "/v1/rank",
+        &json!({"user": "user-00001", "k": 9, "deadline_ms": 2_000}).to_string(),
+    );
     assert_eq!(ranked.json()["items"].as_array().unwrap().len(), 9);
 }

@@ -170,11 +170,12 @@ impl Drop for World {
     }
 }
 
-fn model_config() -> ModelConfig {
+/// Shapes of a model that knows the items 1 to `items`.
+pub(crate) fn model_config(items: u32) -> ModelConfig {
     serde_json::from_value(serde_json::json!({
         "max_sequence_len": 256, "max_output_len": 4, "embedding_dim": 24, "item_embedding_dim": 16,
         "action_embedding_dim": 8, "num_actions": 8, "num_blocks": 2, "num_heads": 2, "attention_dim": 12,
-        "linear_dim": 12, "num_items": ITEMS, "num_time_buckets": 128, "normalization": "rel_bias",
+        "linear_dim": 12, "num_items": items, "num_time_buckets": 128, "normalization": "rel_bias",
         "linear_activation": "silu", "concat_ua": false, "epsilon": 1e-6, "num_tasks": 3
     }))
     .unwrap()
@@ -255,7 +256,7 @@ async fn fill(config: &Config, stores: &Stores) -> anyhow::Result<()> {
     if model.exists() {
         return Ok(());
     }
-    Model::seeded(model_config(), &Seed { seed: 7, content_dim: None, head_hidden: 16 })?.save(&model)?;
+    Model::seeded(model_config(ITEMS), &Seed { seed: 7, content_dim: None, head_hidden: 16 })?.save(&model)?;
     let (items, plans, creatives) = records();
     let mut rows = Vec::new();
     let mut push = |kind, id: &Id, json: Vec<u8>| rows.push(CatalogRecord { kind, id: id.clone(), json });

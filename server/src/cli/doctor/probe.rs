@@ -172,12 +172,16 @@ pub(super) fn gpu() -> Finding {
 pub(super) fn model(config: &Config) -> Finding {
     let path = &config.model.path;
     if path.is_empty() {
-        return Finding::ok("model", "none set: the one in the data directory, which `longbow demo` makes");
+        return Finding::ok("model", "none set: the one in the data directory, which `longbow demo` puts there");
     }
-    match fs::File::open(path).and_then(|file| file.metadata()) {
-        Ok(meta) if meta.is_file() => Finding::ok("model", format!("{path}, {}", gib(meta.len()))),
-        Ok(_) => Finding::fault("model", format!("{path} is no file"), "set model.path to a safetensors bundle"),
-        Err(error) => Finding::fault("model", format!("{path}: {error}"), "set model.path to a safetensors bundle"),
+    let fix = "set model.path to a bundle directory or a safetensors file";
+    let bundle = Path::new(path).join(longbow_model::bundle::MODEL);
+    let (file, what) =
+        if Path::new(path).is_dir() { (bundle.as_path(), "bundle") } else { (Path::new(path), "bare file") };
+    match fs::File::open(file).and_then(|file| file.metadata()) {
+        Ok(meta) if meta.is_file() => Finding::ok("model", format!("{path}, {what}, {}", gib(meta.len()))),
+        Ok(_) => Finding::fault("model", format!("{} is no file", file.display()), fix),
+        Err(error) => Finding::fault("model", format!("{}: {error}", file.display()), fix),
     }
 }
 

@@ -1,0 +1,323 @@
+//! From a bundle to a generation: checks, rows, index, a warm encoder, threads.
+
+use super::{Generation, ItemRows, ModelFacts, RowsDraft, SelfCheck, middle};
+use crate::actions;
+use crate::batch::{Device, DeviceOptions, Rehearsal, UserWindow, WarmUp};
+use crate::catalog::Catalog;
+use crate::config::{Config, IndexKind};
+use crate::meters::Meters;
+use crate::pipeline::{TASKS, WindowCache, WindowLimits};
+use crate::retrieve::{self, SearchHandle, SearchOptions};
+use crate::store::History;
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use longbow_index::{IndexOptions, Kind, LiveIndex, Retriever};
+use longbow_kernels::Engine;
+use longbow_model::{Advance, Bundle, CpuEncoder, Encoder, Model, StateCache, StateKey};
+use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Below this many items every search is exact under `index.kind = "auto"`: lists would not be faster.
+const AUTO_LISTS_ITEMS_MIN: usize = 20_000;
+/// Most users whose states are computed before a switch, and the longest that may take.
+const AHEAD_USERS_MAX: usize = 4_096;
+const AHEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest warm-up beside requests.
+const WARM_TIME_MAX: Duration = Duration::from_secs(60);
+/// Rows of a slice beside requests.
+const SLICE_ROWS: usize = 512;
+
+/// Who else wants the machine while a generation is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Nobody: the process starts.
+    Start,
+    /// Requests: one thread of low priority does all the work.
+    Beside,
+}
+
+/// What every generation of a process is built with.
+pub(crate) struct Workshop {
+    config: Config,
+    meters: Arc<Meters>,
+    /// Serves all generations, one after the other.
+    engine: Arc<Engine>,
+    /// Nobody waits for a build any more.
+    stop: Arc<AtomicBool>,
+}
+
+/// A generation without its threads.
+pub(crate) struct Prepared {
+    bundle: Bundle,
+    path: PathBuf,
+    self_check: Option<SelfCheck>,
+    encoder: CpuEncoder,
+    states: StateCache,
+    rows: ItemRows,
+    index: LiveIndex,
+    everyman: Box<[f32]>,
+    pace: Pace,
+}
+
+impl Prepared {
+    /// The version under which it will serve.
+    pub(crate) fn version(&self) -> String {
+        self.bundle.model().version().to_string()
+    }
+}
+
+impl Workshop {
+    pub(crate) fn new(config: &Config, meters: &Arc<Meters>) -> anyhow::Result<Self> {
+        let engine = Arc::new(Engine::new(config.model.threads, None)?);
+        Ok(Self { config: config.clone(), meters: Arc::clone(meters), engine, stop: Arc::default() })
+    }
+
+    /// Has builds end early.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// True once builds are to end early.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// Reads a bundle.
+    pub(crate) fn read(&self, path: &Path) -> anyhow::Result<Bundle> {
+        let bundle = Bundle::open(path)?;
+        fits(&bundle)?;
+        Ok(bundle)
+    }
+
+    /// Everything but threads. `recent` are users whose states are worth having, with their histories, best first.
+    ///
+    /// # Errors
+    /// Why the model cannot serve here.
+    pub(crate) fn prepare(
+        &self,
+        (bundle, path): (Bundle, &Path),
+        catalog: &Catalog,
+        recent: Vec<(u128, Arc<History>)>,
+        pace: Pace,
+    ) -> anyhow::Result<Prepared> {
+        let model = Arc::clone(bundle.model());
+        // An engine's results do not depend on its number of threads, so a check on one holds for the engine that will serve.
+        let engine = match pace {
+            Pace::Start => Arc::clone(&self.engine),
+            Pace::Beside => Arc::new(Engine::new(1, Some(self.engine.isa()))?),
+        };
+        let mut encoder = CpuEncoder::new(Arc::clone(&model), engine);
+        let self_check = bundle.self_check(&mut encoder)?.map(|report| SelfCheck {
+            rows: report.checks.iter().map(|check| check.rows).sum(),
+            error_max: report.error_max(),
+            tolerance: report.tolerance,
+        });
+        self.go_on()?;
+        let mut draft = RowsDraft::new(&model);
+        draft.give_all(catalog)?;
+        let rows = draft.finish();
+        let index = self.index(catalog, &rows, pace)?;
+        self.go_on()?;
+        let mut states = StateCache::new(self.config.model.state_cache_mib << 20);
+        if pace == Pace::Beside {
+            let shapes = WarmUp { time_max: WARM_TIME_MAX, slice_rows: SLICE_ROWS, ..self.shapes(true) };
+            let table = rows.table().load_full();
+            let stopped = || self.stopped();
+            Rehearsal::new(&mut encoder, &table, &shapes, &stopped).run()?;
+            self.go_on()?;
+            self.encode_ahead(&mut encoder, (&rows, catalog), recent, &mut states)?;
+        }
+        let everyman = middle(catalog, &rows);
+        Ok(Prepared { bundle, path: path.to_owned(), self_check, encoder, states, rows, index, everyman, pace })
+    }
+
+    fn go_on(&self) -> anyhow::Result<()> {
+        if self.stopped() { bail!("the server is stopping") } else { Ok(()) }
+    }
+
+    /// Encodes recent users, so that the switch does not make all of them cold at once.
+    fn encode_ahead(
+        &self,
+        encoder: &mut CpuEncoder,
+        (rows, catalog): (&ItemRows, &Catalog),
+        recent: Vec<(u128, Arc<History>)>,
+        states: &mut StateCache,
+    ) -> anyhow::Result<()> {
+        let (began, limits) = (Instant::now(), self.window_limits(encoder.model()));
+        let (table, version) = (rows.table().load_full(), encoder.version());
+        let row_of = rows.by_key(catalog);
+        // No more than the cache can hold.
+        let (mut done, mut room) = (Vec::new(), self.config.model.state_cache_mib << 20);
+        'users: for (user, history) in recent.into_iter().take(AHEAD_USERS_MAX) {
+            let window: UserWindow = limits.translate(&row_of, &history);
+            let part = window.part(0..window.len());
+            let mut state = encoder.new_state();
+            while state.rows_missing(&part) > 0 {
+                if self.stopped() || began.elapsed() > AHEAD_TIME_MAX {
+                    break 'users;
+                }
+                let rows_max = SLICE_ROWS;
+                encoder.advance(&mut [Advance { state: &mut state, window: part, items: &table, rows_max }])?;
+            }
+            let Some(left) = room.checked_sub(state.bytes()) else { break };
+            room = left;
+            done.push((StateKey { user, version }, state));
+        }
+        let users = done.len();
+        // The most recently used goes in last, so that it goes out last.
+        done.into_iter().rev().for_each(|(key, state)| states.put(key, state));
+        tracing::info!(users, took_ms = began.elapsed().as_millis(), "recent users encoded ahead of the switch");
+        Ok(())
+    }
+
+    /// Starts the threads; the device then still measures itself ([`crate::batch::DeviceHandle::ready`]).
+    pub(crate) fn launch(&self, prepared: Prepared) -> anyhow::Result<Generation> {
+        let Prepared { bundle, path, self_check, encoder, states, rows, index, everyman, pace } = prepared;
+        let model = Arc::clone(bundle.model());
+        let config = model.config();
+        let facts = ModelFacts {
+            name: bundle.name().to_owned(),
+            version: model.version().to_string(),
+            path,
+            items: config.num_items,
+            history_events_max: config.max_sequence_len,
+            self_check,
+        };
+        let index = Arc::new(index);
+        let search = self.start_search(&index)?;
+        let mut options = DeviceOptions {
+            cache_bytes_max: self.config.model.state_cache_mib << 20,
+            candidates_max: self.config.auction.candidates_max,
+            warm_up: match pace {
+                Pace::Start => self.shapes(true),
+                // The full length has been run already: what is left is to measure the engine that serves, in short turns.
+                Pace::Beside => WarmUp { slice_rows: SLICE_ROWS / 4, ..self.shapes(false) },
+            },
+            ..DeviceOptions::default()
+        };
+        options.plan.requests_max = self.config.batch.queue_max;
+        options.plan.batch_jobs_max = self.config.batch.requests_max;
+        options.plan.background_max = self.config.batch.refresh_queue_max;
+        options.ladder.recent_len_max = self.config.batch.short_history_rows;
+        let encoder = Box::new(encoder.on(Arc::clone(&self.engine)));
+        let table = Arc::clone(rows.table());
+        let (device, handle) = Device::start_with(encoder, table, states, options, Arc::clone(&self.meters))?;
+        let windows = WindowCache::new(self.window_limits(&model), self.config.store.cache_mib << 19);
+        Ok(Generation {
+            facts,
+            tasks: config.num_tasks,
+            content_dim: model.content_dim(),
+            device: handle,
+            search,
+            index,
+            rows,
+            windows,
+            everyman: ArcSwap::from_pointee(everyman),
+            thread: Mutex::new(Some(device)),
+        })
+    }
+
+    fn shapes(&self, full_length: bool) -> WarmUp {
+        WarmUp { full_length, candidates_max: self.config.auction.candidates_max, ..WarmUp::default() }
+    }
+
+    fn window_limits(&self, model: &Model) -> WindowLimits {
+        let shape = model.config();
+        let actions =
+            if shape.action_embedding_dim == 0 { 0 } else { u16::try_from(shape.num_actions).unwrap_or(u16::MAX) };
+        let events_max = shape.max_sequence_len;
+        if self.config.store.history_events_max < events_max {
+            tracing::warn!(
+                kept = self.config.store.history_events_max,
+                model = events_max,
+                "store.history_events_max is below what the model reads"
+            );
+        }
+        WindowLimits { events_max, actions }
+    }
+
+    /// Builds the index over the items present. Rows are normalised: an inner product is a cosine.
+    fn index(&self, catalog: &Catalog, rows: &ItemRows, pace: Pace) -> anyhow::Result<LiveIndex> {
+        let config = &self.config.index;
+        let (count, _, _) = catalog.counts();
+        let dim = rows.table().load().dim();
+        let lists = u32::try_from(config.lists)?;
+        let ivf = Kind::IvfFlat { nlist: lists };
+        let kind = match config.kind {
+            IndexKind::Auto if count < AUTO_LISTS_ITEMS_MIN => Kind::Exact,
+            IndexKind::Auto | IndexKind::Ivf => ivf,
+            IndexKind::Exact => Kind::Exact,
+            IndexKind::IvfPq => {
+                let dim = u32::try_from(dim)?;
+                if !dim.is_multiple_of(2) {
+                    bail!("index.kind \"ivfpq\" needs an even item dimension, the model has {dim}; use \"ivf\"");
+                }
+                Kind::IvfPq { nlist: lists, m: dim / 2 }
+            }
+        };
+        let mut options = IndexOptions::new(dim, kind);
+        options.nprobe = config.probes;
+        #[expect(clippy::cast_possible_truncation, reason = "a share between 0.5 and 1")]
+        let recall_min = config.recall_min as f32;
+        options.recall_min = recall_min;
+        options.merge_rows = config.rebuild_delta_max.min(options.delta_rows_max);
+        options.build_threads = match pace {
+            Pace::Start => u16::try_from(crate::runtime::cores())?,
+            Pace::Beside => 1,
+        };
+        let mut slots = Vec::with_capacity(count);
+        let mut vectors = vec![0.0; count * dim];
+        for ((slot, _), row) in catalog.items().zip(vectors.chunks_exact_mut(dim)) {
+            if !rows.normalised(slot, row) {
+                bail!("item slot {slot} has no row in the item table");
+            }
+            slots.push(slot);
+        }
+        LiveIndex::build(options, &slots, &vectors).context("build the index")
+    }
+
+    fn start_search(&self, index: &Arc<LiveIndex>) -> anyhow::Result<SearchHandle> {
+        let share = self.config.index.recall_sample;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive interval")]
+        let recall_every = if share > 0.0 { (1.0 / share).round() as u64 } else { 0 };
+        let meters = Arc::clone(&self.meters);
+        // The gauge follows the last hundred samples or so.
+        let mean = std::sync::Mutex::new(None::<f64>);
+        let on_recall = Box::new(move |recall: f32| {
+            let Ok(mut mean) = mean.lock() else { return };
+            let recall = f64::from(recall);
+            let next = mean.map_or(recall, |mean| mean + (recall - mean) / 100.0);
+            *mean = Some(next);
+            meters.recall.set(next);
+            meters.recall_samples.increment(1);
+        });
+        let queue_max = self.config.index.queue_max;
+        let options = SearchOptions { queue_max, recall_every, on_recall, ..SearchOptions::default() };
+        let retriever: Arc<dyn Retriever> = Arc::clone(index) as Arc<dyn Retriever>;
+        // Its threads end with the last handle.
+        let (handle, _threads) = retrieve::start(retriever, options)?;
+        Ok(handle)
+    }
+}
+
+/// Holds a bundle's features to what this server feeds a model and reads from it.
+fn fits(bundle: &Bundle) -> anyhow::Result<()> {
+    let Some(manifest) = bundle.manifest() else { return Ok(()) };
+    let features = &manifest.features;
+    // A model may know fewer actions, or more behind those that have names here; it may lack the last tasks, or have more.
+    for (field, listed, ours) in
+        [("actions", &features.actions, &actions::NAMES[..]), ("tasks", &features.tasks, &TASKS[..])]
+    {
+        for (at, (listed, ours)) in listed.iter().zip(ours).enumerate() {
+            if listed != ours {
+                bail!(
+                    "bundle.json, features.{field}[{at}]: `{listed}` does not fit this server, which has `{ours}` there"
+                );
+            }
+        }
+    }
+    Ok(())
+}
