@@ -137,13 +137,8 @@ fn millis(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-fn median(mut list: Vec<f64>) -> f64 {
-    list.sort_by(f64::total_cmp);
-    list.get(list.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn medians(list: &[Stages]) -> Stages {
-    let of = |pick: fn(&Stages) -> f64| median(list.iter().map(pick).collect());
+    let of = |pick: fn(&Stages) -> f64| out::median(list.iter().map(pick).collect());
     Stages { advance_ms: of(|s| s.advance_ms), finish_ms: of(|s| s.finish_ms), score_ms: of(|s| s.score_ms) }
 }
 

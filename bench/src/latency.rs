@@ -56,7 +56,7 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<()> {
     runtime.block_on(ask_all(args, &mut kinds))?;
     let mut figures = Figures { candidates: args.candidates, median_ms: BTreeMap::new(), samples: BTreeMap::new() };
     for (kind, samples) in &kinds {
-        let medians = samples.iter().map(|(stage, times)| (stage.clone(), median(times))).collect();
+        let medians = samples.iter().map(|(stage, times)| (stage.clone(), out::median(times.clone()))).collect();
         figures.median_ms.insert(kind, medians);
         figures.samples.insert(kind, samples.get("wall").map_or(0, Vec::len));
     }
@@ -126,10 +126,4 @@ fn record(samples: &mut Samples, answer: &Answer, wall: Duration) {
         }
     }
     samples.entry("wall".to_owned()).or_default().push(wall.as_secs_f64() * 1e3);
-}
-
-fn median(times: &[f64]) -> f64 {
-    let mut times = times.to_vec();
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(0.0)
 }

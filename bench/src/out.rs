@@ -38,3 +38,9 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
         print(row.iter().map(String::as_str).collect());
     }
 }
+
+/// The middle of some figures, the upper of two; 0 for none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}

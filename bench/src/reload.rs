@@ -78,14 +78,9 @@ struct Report {
     ratio_p99: f64,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
 impl Phase {
     fn of(rounds: &[Figures]) -> Self {
-        let of = |pick: fn(&Figures) -> f64| median(rounds.iter().map(pick).collect());
+        let of = |pick: fn(&Figures) -> f64| out::median(rounds.iter().map(pick).collect());
         Self {
             requests: rounds.iter().map(|figures| figures.requests).sum(),
             p50_ms: of(|f| f.p50_ms),

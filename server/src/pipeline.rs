@@ -134,6 +134,8 @@ impl From<StoreError> for Stop {
 pub struct Understood {
     /// What serves this request from here to its end: retrieval and scores are of one model.
     pub generation: Arc<Generation>,
+    /// What the user did, as it was found; empty for a user unknown.
+    pub history: Arc<History>,
     /// What candidates attend to.
     pub encoded: Arc<Encoded>,
     /// Retrieval query, L2-normalised, one number for each dimension of an item.
@@ -153,18 +155,11 @@ pub fn user_key(user: &Id) -> u128 {
     u128::from_le_bytes(first)
 }
 
-/// A history on its way to the encoder.
-enum Found {
-    None,
-    Given(Arc<History>),
-    Known(u128, Arc<History>),
-}
-
-/// Finds the history of a request's subject: in memory, else on the store's thread.
-async fn load(app: &App, asked: &Asked) -> Result<Found, Stop> {
+/// Finds the history of a request's subject: in memory, else on the store's thread. The key is there for a known user only.
+async fn load(app: &App, asked: &Asked) -> Result<(Option<u128>, Arc<History>), Stop> {
     match &asked.subject {
-        Subject::Unknown => Ok(Found::None),
-        Subject::Given(history) => Ok(Found::Given(Arc::clone(history))),
+        Subject::Unknown => Ok((None, Arc::default())),
+        Subject::Given(history) => Ok((None, Arc::clone(history))),
         Subject::Known(user) => {
             let cached = app.users.cached(user);
             let outcome = if cached.is_some() { CacheOutcome::Hit } else { CacheOutcome::Miss };
@@ -175,7 +170,7 @@ async fn load(app: &App, asked: &Asked) -> Result<Found, Stop> {
                     .await
                     .map_err(|_| Stop::Deadline)??,
             };
-            Ok(Found::Known(user_key(user), history))
+            Ok((Some(user_key(user)), history))
         }
     }
 }
@@ -190,13 +185,12 @@ pub async fn understand(
     catalog: &Catalog,
     times: &mut StageTimes,
 ) -> Result<Understood, Stop> {
-    let found = load(app, asked).await?;
+    let (user, history) = load(app, asked).await?;
     // Taken after the catalogue's snapshot: every item of it has a row here.
     let generation = app.generation();
-    let (user, window): (_, Arc<UserWindow>) = match found {
-        Found::None => (None, Arc::default()),
-        Found::Given(history) => (None, Arc::new(generation.translate(catalog, &history))),
-        Found::Known(user, history) => (Some(user), generation.window(user, &history, catalog)),
+    let (user, window): (_, Arc<UserWindow>) = match user {
+        None => (None, Arc::new(generation.translate(catalog, &history))),
+        Some(user) => (Some(user), generation.window(user, &history, catalog)),
     };
     times.end(Stage::Load, Instant::now());
     let events = window.len();
@@ -212,7 +206,7 @@ pub async fn understand(
         Some(query) => query.into(),
         None => generation.everyman.load_full().to_vec().into(),
     };
-    Ok(Understood { generation, encoded: reply.encoded, query, degrade: reply.degrade, events })
+    Ok(Understood { generation, history, encoded: reply.encoded, query, degrade: reply.degrade, events })
 }
 
 /// The best `k` items for each filter, in the order of the filters.
@@ -226,7 +220,7 @@ pub async fn retrieve(
     times: &mut StageTimes,
 ) -> Result<Vec<Hits>, Stop> {
     let filters = filters.into_iter().map(Some).collect();
-    let reply = understood.generation.search.search(understood.query.to_vec(), filters, k, deadline).await?;
+    let reply = understood.generation.search.search(Arc::clone(&understood.query), filters, k, deadline).await?;
     times.end(Stage::Retrieve, Instant::now());
     Ok(reply.hits)
 }

@@ -161,7 +161,7 @@ impl SearchHandle {
     /// [`SearchError::QueueFull`] and [`SearchError::Invalid`] at once, [`SearchError::Expired`] at the deadline at the latest.
     pub async fn search(
         &self,
-        vector: Vec<f32>,
+        vector: Arc<[f32]>,
         filters: Vec<Option<Arc<Bitmap>>>,
         k: usize,
         deadline: Deadline,

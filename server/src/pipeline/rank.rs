@@ -1,11 +1,12 @@
 //! What a feed gets: items ranked for a user, each with every score.
 
-use super::{Asked, Prediction, Stop, Subject, retrieve, score, understand};
+use super::{Asked, Prediction, Stop, retrieve, score, understand};
 use crate::app::App;
 use crate::auction::slot::Terms;
 use crate::catalog::{Bitmap, Catalog};
 use crate::ids::{Id, ItemSlot};
 use crate::meters::{Stage, StageTimes};
+use crate::store::History;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -86,33 +87,22 @@ pub struct Ranking {
 }
 
 /// The items that a request may get: those that its filters allow, without those it excludes.
-async fn allowed_for(app: &App, ask: &RankAsk, catalog: &Catalog, allowed: Arc<Bitmap>) -> Result<Arc<Bitmap>, Stop> {
-    let Exclude { history, items } = &ask.exclude;
+fn allowed_for(exclude: &Exclude, catalog: &Catalog, seen: &History, allowed: Arc<Bitmap>) -> Arc<Bitmap> {
+    let Exclude { history, items } = exclude;
     if !history && items.is_empty() {
-        return Ok(allowed);
+        return allowed;
     }
     let mut left = Bitmap::clone(&allowed);
     for slot in items.iter().filter_map(|id| catalog.item_slot(id)) {
         left.clear(slot);
     }
     if *history {
-        let events = match &ask.asked.subject {
-            Subject::Unknown => Arc::default(),
-            Subject::Given(events) => Arc::clone(events),
-            // Encoding has just read it, so it is in memory unless memory is very short.
-            Subject::Known(user) => match app.users.cached(user) {
-                Some(events) => events,
-                None => tokio::time::timeout_at(ask.asked.deadline.0.into(), app.users.load(user))
-                    .await
-                    .map_err(|_| Stop::Deadline)??,
-            },
-        };
         // By key: the window reads an item that nobody knows as the row of another.
-        for slot in events.items.iter().filter_map(|&key| catalog.slot_of(key)) {
+        for slot in seen.items.iter().filter_map(|&key| catalog.slot_of(key)) {
             left.clear(slot);
         }
     }
-    Ok(Arc::new(left))
+    Arc::new(left)
 }
 
 /// Ranks.
@@ -124,7 +114,7 @@ pub async fn rank(app: &App, ask: &RankAsk, times: &mut StageTimes) -> Result<Ra
     let controls = app.controls.load();
     let allowed = app.filters.rankable(&catalog, &controls.live, &ask.terms);
     let understood = understand(app, &ask.asked, &catalog, times).await?;
-    let allowed = allowed_for(app, ask, &catalog, allowed).await?;
+    let allowed = allowed_for(&ask.exclude, &catalog, &understood.history, allowed);
     let mut skipped = Vec::new();
     let served = |slot: ItemSlot| understood.generation.rows.row(slot).is_some();
     let (slots, similarities): (Vec<ItemSlot>, Vec<f32>) = match &ask.candidates {

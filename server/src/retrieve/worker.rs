@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 /// One request on its way.
 pub(super) struct Task {
-    pub(super) vector: Vec<f32>,
+    pub(super) vector: Arc<[f32]>,
     pub(super) filters: Vec<Option<Arc<Bitmap>>>,
     pub(super) k: usize,
     pub(super) deadline: Deadline,
@@ -40,7 +40,7 @@ impl SearchThread {
 
 /// A query to be searched again exactly.
 struct Sample {
-    vector: Vec<f32>,
+    vector: Arc<[f32]>,
     filter: Option<Arc<Bitmap>>,
     k: usize,
 }
@@ -200,7 +200,7 @@ impl Worker {
     }
 
     /// Hands one query in `recall_every` to the recall thread, unless that is still busy.
-    fn sample(&mut self, vector: Vec<f32>, filters: &[Option<Arc<Bitmap>>], k: usize) {
+    fn sample(&mut self, vector: Arc<[f32]>, filters: &[Option<Arc<Bitmap>>], k: usize) {
         let Some(samples) = &self.samples else { return };
         let queries = filters.len() as u64;
         if self.until_sample > queries {

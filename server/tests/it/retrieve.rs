@@ -97,7 +97,9 @@ fn ask(
     deadline: Deadline,
 ) -> tokio::task::JoinHandle<Result<Vec<Hits>, SearchError>> {
     let (handle, filter) = (handle.clone(), only(filter));
-    tokio::spawn(async move { handle.search(vec![1.0; DIM], vec![filter], 3, deadline).await.map(|reply| reply.hits) })
+    tokio::spawn(async move {
+        handle.search(vec![1.0; DIM].into(), vec![filter], 3, deadline).await.map(|reply| reply.hits)
+    })
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -112,11 +114,11 @@ async fn each_filter_of_a_request_is_answered_in_order() {
     let (handle, thread) = started(&index, SearchOptions::default());
     assert!(handle.is_alive());
     let filters = vec![None, only(&[2, 4]), only(&[]), only(&[7])];
-    let reply = handle.search(vec![0.0, 1.0, 0.0, 0.0], filters, 3, soon()).await.unwrap();
+    let reply = handle.search(vec![0.0, 1.0, 0.0, 0.0].into(), filters, 3, soon()).await.unwrap();
     let slots: Vec<&[u32]> = reply.hits.iter().map(|hits| &hits.slots[..]).collect();
     assert_eq!(slots, [&[20, 19, 18][..], &[4, 2], &[], &[7]]);
     assert_eq!(index.calls.lock().unwrap()[..], [4]);
-    assert!(handle.search(vec![1.0; DIM], Vec::new(), 3, soon()).await.unwrap().hits.is_empty());
+    assert!(handle.search(vec![1.0; DIM].into(), Vec::new(), 3, soon()).await.unwrap().hits.is_empty());
     let stats = handle.stats();
     assert_eq!((stats.answered.load(SeqCst), stats.queries.load(SeqCst), stats.waiting.load(SeqCst)), (1, 4, 0));
     drop(handle);
@@ -133,11 +135,11 @@ async fn what_does_not_fit_is_refused_at_once() {
         (vec![1.0; DIM], 1, longbow_index::K_MAX + 1),
         (vec![1.0; DIM], FILTERS_MAX + 1, 1),
     ] {
-        let result = handle.search(vector, vec![None; filters], k, soon()).await;
+        let result = handle.search(vector.into(), vec![None; filters], k, soon()).await;
         assert!(matches!(result, Err(SearchError::Invalid(_))), "{result:?}");
     }
     let past = Deadline(Instant::now());
-    let result = handle.search(vec![1.0; DIM], vec![None], 1, past).await;
+    let result = handle.search(vec![1.0; DIM].into(), vec![None], 1, past).await;
     assert_eq!(result.unwrap_err(), SearchError::Expired);
     assert!(index.calls.lock().unwrap().is_empty());
 }
@@ -153,7 +155,7 @@ async fn a_full_queue_refuses_at_once_and_what_waits_is_searched_together() {
         asked.push(ask(&handle, &[slot], soon()));
     }
     until(|| handle.stats().waiting.load(SeqCst) == 6).await;
-    let refused = handle.search(vec![1.0; DIM], vec![None], 1, soon()).await;
+    let refused = handle.search(vec![1.0; DIM].into(), vec![None], 1, soon()).await;
     assert_eq!(refused.unwrap_err(), SearchError::QueueFull);
     index.open();
     for (slot, asked) in (1_u32..).zip(asked) {
@@ -215,7 +217,7 @@ async fn one_query_in_n_is_sampled_across_requests_and_filters() {
     // Filters of 1, 2, ..., 12 items, three a request; each fourth is sampled, and the sample ends before the next request.
     for request in 0..4_u32 {
         let filters = (1..=3).map(|filter| only(&(1..=request * 3 + filter).collect::<Vec<_>>())).collect();
-        handle.search(vec![1.0; DIM], filters, 2, soon()).await.unwrap();
+        handle.search(vec![1.0; DIM].into(), filters, 2, soon()).await.unwrap();
         if request > 0 {
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
             let due = (request * 4) as f32;
