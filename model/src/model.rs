@@ -77,21 +77,6 @@ impl Model {
         Ok(Self { config, version: Version(Sha256::digest(&bytes).into()), tensors })
     }
 
-    /// The same model with other item embeddings: `rows` is row-major `[num_items + 1, D_item]`, row 0 the padding row.
-    ///
-    /// # Errors
-    /// [`LoadError::Shape`] where the number of entries is not that.
-    pub fn with_item_rows(self, rows: Vec<f32>) -> Result<Self, LoadError> {
-        let Self { config, mut tensors, .. } = self;
-        let shape = vec![config.num_items + 1, config.item_embedding_dim];
-        if rows.len() != shape.iter().product::<usize>() {
-            let found = vec![rows.len().checked_div(config.item_embedding_dim).unwrap_or(0), config.item_embedding_dim];
-            return Err(LoadError::Shape { name: spec::ITEM_EMB.to_owned(), expected: shape, found });
-        }
-        tensors.insert(spec::ITEM_EMB.to_owned(), Tensor { shape, data: rows.into() });
-        Self::from_parts(config, tensors)
-    }
-
     /// The same model as version `version`, with calibrated probabilities: task t gives `sigmoid(scale * logit + shift)` for its
     /// pair in `tasks`, folded into the last layer of the heads, so that it costs nothing to serve.
     #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]

@@ -14,7 +14,7 @@ mod seen;
 mod start;
 
 pub use accounts::Accounts;
-pub use generation::{Generation, ItemRows, ModelFacts, RowMap, RowsDraft, SelfCheck};
+pub use generation::{Generation, ItemRows, ModelFacts, RowMap, RowsDraft, RowsView, SelfCheck};
 pub use ids::BidIds;
 pub(crate) use models::models_dir;
 pub use models::{Ended, Models, ModelsStatus, NotTaken};

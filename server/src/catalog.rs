@@ -196,12 +196,6 @@ impl Catalog {
     pub fn plan_slots(&self) -> PlanSlot {
         self.next_plan
     }
-
-    /// One above the highest creative slot given so far.
-    #[must_use]
-    pub fn creative_slots(&self) -> CreativeSlot {
-        self.next_creative
-    }
 }
 
 /// A content category in the form in which the indexes hold it: trimmed, upper case.

@@ -204,7 +204,7 @@ pub async fn understand(
     // A history without events says nothing: the middle of all items stands in, and candidates are still scored.
     let query = match reply.encoded.query() {
         Some(query) => query.into(),
-        None => generation.everyman.load_full().to_vec().into(),
+        None => Arc::from(&***generation.everyman.load()),
     };
     Ok(Understood { generation, history, encoded: reply.encoded, query, degrade: reply.degrade, events })
 }

@@ -1,4 +1,5 @@
-from .cli import main
+from . import run
+from .cli import train
 
 if __name__ == "__main__":
-    main()
+    run(train)

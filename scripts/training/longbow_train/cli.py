@@ -3,7 +3,6 @@
 import argparse
 import json
 import pathlib
-import sys
 
 import numpy as np
 import torch
@@ -226,12 +225,3 @@ def test(model, o, device):
     longest = model.config.max_sequence_len
     found = metrics.ranking(evaluate.ranks(model, cases, device=device, longest=longest, tokens=o.batch_tokens))
     return {"users": histories.users} | found
-
-
-def main():
-    """Entry of `python -m longbow_train`."""
-    try:
-        sys.exit(train(sys.argv[1:]))
-    except Failure as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        sys.exit(1)

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from . import Failure, bundle, weights
+from . import Failure, bundle, run, weights
 from .config import Config
 
 EXAMPLES = """example:
@@ -131,14 +131,5 @@ def convert(arguments):
     return 0
 
 
-def main():
-    """Entry of `python -m longbow_train.convert`."""
-    try:
-        sys.exit(convert(sys.argv[1:]))
-    except Failure as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run(convert)

@@ -8,7 +8,7 @@ mod build;
 mod rows;
 
 pub(super) use build::{Pace, Prepared, Workshop};
-pub use rows::{ItemRows, RowMap, RowsDraft};
+pub use rows::{ItemRows, RowMap, RowsDraft, RowsView};
 
 use crate::batch::{Device, DeviceHandle, UserWindow};
 use crate::catalog::Catalog;
@@ -92,9 +92,10 @@ impl Generation {
     /// Cosine of a query and each item: the retrieval score of items that a caller named.
     #[must_use]
     pub fn similarities(&self, query: &[f32], items: &[ItemSlot]) -> Vec<f32> {
-        let mut row = vec![0.0; self.rows.table().load().dim()];
+        let rows = self.rows.view();
+        let mut row = vec![0.0; rows.dim()];
         let mut cosine = |item: ItemSlot| {
-            if !self.rows.normalised(item, &mut row) {
+            if !rows.normalised(item, &mut row) {
                 return 0.0;
             }
             row.iter().zip(query).map(|(a, b)| a * b).sum()
@@ -108,12 +109,13 @@ impl Generation {
     /// # Errors
     /// The index failed.
     pub fn follow(&self, catalog: &Catalog, slots: impl IntoIterator<Item = ItemSlot>) -> Result<(), String> {
-        let mut row = vec![0.0; self.rows.table().load().dim()];
+        let rows = self.rows.view();
+        let mut row = vec![0.0; rows.dim()];
         for slot in slots {
             let present = catalog.item(slot).is_some();
             let done = match (present, self.index.contains(slot)) {
                 (false, true) => self.index.remove(slot).map(drop),
-                (true, false) if self.rows.normalised(slot, &mut row) => self.index.put(slot, &row).map(drop),
+                (true, false) if rows.normalised(slot, &mut row) => self.index.put(slot, &row).map(drop),
                 _ => Ok(()),
             };
             done.map_err(|error| error.to_string())?;
@@ -144,7 +146,7 @@ impl Generation {
     /// The middle of all items present, normalised: where a user without a history looks.
     #[must_use]
     pub fn middle(&self, catalog: &Catalog) -> Box<[f32]> {
-        middle(catalog, &self.rows)
+        middle(catalog, &self.rows.view())
     }
 
     /// Ends the device thread after the batch it runs. Blocks until it has ended.
@@ -158,8 +160,8 @@ fn of_item(id: &Id, error: &FieldError) -> anyhow::Error {
     anyhow::anyhow!("catalogue item `{id}`: {error}")
 }
 
-fn middle(catalog: &Catalog, rows: &ItemRows) -> Box<[f32]> {
-    let dim = rows.table().load().dim();
+fn middle(catalog: &Catalog, rows: &RowsView) -> Box<[f32]> {
+    let dim = rows.dim();
     let (mut sum, mut row) = (vec![0.0_f32; dim], vec![0.0_f32; dim]);
     for (slot, _) in catalog.items() {
         if rows.normalised(slot, &mut row) {

@@ -13,6 +13,7 @@ use crate::ids::ItemRow;
 use crossbeam_channel::{Sender, TrySendError};
 use longbow_model::{Encoded, Scores, Window};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
@@ -162,6 +163,7 @@ pub(super) struct RequestLimits {
 pub struct DeviceHandle {
     pub(super) requests: Sender<Envelope>,
     pub(super) refreshes: Sender<RefreshTask>,
+    pub(super) closed: Arc<AtomicBool>,
     pub(super) stats: Arc<DeviceStats>,
     pub(super) health: watch::Receiver<Health>,
     pub(super) limits: RequestLimits,
@@ -278,6 +280,11 @@ impl DeviceHandle {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(DeviceError::QueueFull),
             Err(TrySendError::Disconnected(_)) => return Err(DeviceError::Cancelled),
+        }
+        // Looked at after the request is sent: either the device's last look into the channel finds it, or this finds the
+        // device closed.
+        if self.closed.load(SeqCst) {
+            return Err(DeviceError::Cancelled);
         }
         match tokio::time::timeout_at(deadline.0.into(), answer).await {
             Ok(Ok(result)) => result,

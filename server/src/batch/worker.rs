@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use longbow_model::{Encoder, ItemTable, StateCache};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -106,7 +107,15 @@ impl Device {
             history_max: encoder.config().max_sequence_len,
             candidates_max: options.candidates_max,
         };
-        let handle = DeviceHandle { requests, refreshes, stats: Arc::clone(&stats), health: watch_health, limits };
+        let closed = Arc::new(AtomicBool::new(false));
+        let handle = DeviceHandle {
+            requests,
+            refreshes,
+            closed: Arc::clone(&closed),
+            stats: Arc::clone(&stats),
+            health: watch_health,
+            limits,
+        };
         let residency =
             Residency { cache: states, blank: encoder.new_state(), version: encoder.version(), ladder: options.ladder };
         let (cost, lost) = (CostModel::default(), None);
@@ -114,7 +123,7 @@ impl Device {
         let worker = Worker {
             planner: Planner::new(options.plan),
             executor,
-            intake: Intake { requests: take_requests, refreshes: take_refreshes, stopped },
+            intake: Intake { requests: take_requests, refreshes: take_refreshes, stopped, closed },
             health,
         };
         let run = move || worker.run(&options.warm_up);
@@ -137,6 +146,8 @@ struct Intake {
     requests: Receiver<Envelope>,
     refreshes: Receiver<RefreshTask>,
     stopped: Receiver<()>,
+    /// Set when nothing is taken in any more.
+    closed: Arc<AtomicBool>,
 }
 
 /// Something that came in.
@@ -159,6 +170,13 @@ impl Intake {
     fn stopping(&self) -> bool {
         matches!(self.stopped.try_recv(), Err(TryRecvError::Disconnected))
     }
+
+    /// Answers `Cancelled` to those who are still in the channel: it keeps its messages as long as any sender lives. Whoever
+    /// sends after this last look finds `closed` set (see [`DeviceHandle`]).
+    fn close(&self) {
+        self.closed.store(true, SeqCst);
+        while self.requests.try_recv().is_ok() {}
+    }
 }
 
 struct Worker {
@@ -170,6 +188,11 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, shapes: &WarmUp) {
+        self.serve(shapes);
+        self.intake.close();
+    }
+
+    fn serve(&mut self, shapes: &WarmUp) {
         let items = self.executor.items.load_full();
         let intake = &self.intake;
         let stopped = || intake.stopping();
@@ -245,7 +268,7 @@ impl Worker {
     }
 
     /// The device is lost: readiness goes off, and whoever waits or still comes gets an error.
-    fn refuse_all(mut self, why: &str) {
+    fn refuse_all(&mut self, why: &str) {
         tracing::error!(why, "the device is lost: not ready until restarted");
         self.health.send_replace(Health::Failed(why.to_owned()));
         let error = DeviceError::Failed(why.to_owned());

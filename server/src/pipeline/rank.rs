@@ -116,12 +116,12 @@ pub async fn rank(app: &App, ask: &RankAsk, times: &mut StageTimes) -> Result<Ra
     let understood = understand(app, &ask.asked, &catalog, times).await?;
     let allowed = allowed_for(&ask.exclude, &catalog, &understood.history, allowed);
     let mut skipped = Vec::new();
-    let served = |slot: ItemSlot| understood.generation.rows.row(slot).is_some();
     let (slots, similarities): (Vec<ItemSlot>, Vec<f32>) = match &ask.candidates {
         Some(ids) => {
+            let rows = understood.generation.rows.view();
             let mut slots = Vec::with_capacity(ids.len());
             for id in ids {
-                match catalog.item_slot(id).filter(|&slot| allowed.get(slot) && served(slot)) {
+                match catalog.item_slot(id).filter(|&slot| allowed.get(slot) && rows.row(slot).is_some()) {
                     Some(slot) => slots.push(slot),
                     None => skipped.push(id.clone()),
                 }

@@ -173,19 +173,6 @@ impl RedbUserStore {
         count().map_err(|e| StoreError::Poisoned(e.to_string()))
     }
 
-    /// Calls `visit` with every user id, in order. Blocks: for start-up and tools.
-    pub fn each_user(&self, visit: &mut dyn FnMut(&str)) -> Result<(), StoreError> {
-        let walk = || -> Result<(), redb::Error> {
-            use redb::ReadableTable;
-            for row in self.shared.database.begin_read()?.open_table(USERS)?.iter()? {
-                visit(row?.0.value());
-            }
-            Ok(())
-        };
-        let mut walk = walk;
-        walk().map_err(|e| StoreError::Poisoned(e.to_string()))
-    }
-
     /// Syncs the file now, so that a restart replays nothing.
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
         self.ask(Job::Checkpoint).await

@@ -130,7 +130,7 @@ impl Workshop {
             self.go_on()?;
             self.encode_ahead(&mut encoder, (&rows, catalog), recent, &mut states)?;
         }
-        let everyman = middle(catalog, &rows);
+        let everyman = middle(catalog, &rows.view());
         Ok(Prepared { bundle, path: path.to_owned(), self_check, encoder, states, rows, index, everyman, pace })
     }
 
@@ -243,7 +243,8 @@ impl Workshop {
     fn index(&self, catalog: &Catalog, rows: &ItemRows, pace: Pace) -> anyhow::Result<LiveIndex> {
         let config = &self.config.index;
         let (count, _, _) = catalog.counts();
-        let dim = rows.table().load().dim();
+        let rows = rows.view();
+        let dim = rows.dim();
         let lists = u32::try_from(config.lists)?;
         let ivf = Kind::IvfFlat { nlist: lists };
         let kind = match config.kind {

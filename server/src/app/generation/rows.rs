@@ -155,12 +155,6 @@ impl ItemRows {
         &self.table
     }
 
-    /// The row of a slot.
-    #[must_use]
-    pub fn row(&self, slot: ItemSlot) -> Option<ItemRow> {
-        self.map.load().get(slot)
-    }
-
     /// The rows of slots; `None` if one has none.
     #[must_use]
     pub fn rows(&self, slots: &[ItemSlot]) -> Option<Vec<ItemRow>> {
@@ -182,9 +176,38 @@ impl ItemRows {
         }
     }
 
+    /// The rows as they are now, for many look-ups.
+    #[must_use]
+    pub fn view(&self) -> RowsView {
+        // In this order: a row in the map is in a table read after it.
+        let map = self.map.load_full();
+        RowsView { map, table: self.table.load_full() }
+    }
+}
+
+/// [`ItemRows`] at one moment.
+#[derive(Debug)]
+pub struct RowsView {
+    map: Arc<RowMap>,
+    table: Arc<ItemTable>,
+}
+
+impl RowsView {
+    /// Width of a row.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.table.dim()
+    }
+
+    /// The row of a slot.
+    #[must_use]
+    pub fn row(&self, slot: ItemSlot) -> Option<ItemRow> {
+        self.map.get(slot)
+    }
+
     /// Writes the normalised row of a slot to `out`: what the index holds. False where the slot has no row.
     pub fn normalised(&self, slot: ItemSlot, out: &mut [f32]) -> bool {
-        self.row(slot).is_some_and(|row| self.table.load().normalised(row, out))
+        self.row(slot).is_some_and(|row| self.table.normalised(row, out))
     }
 }
 
@@ -248,10 +271,10 @@ mod tests {
         let mut draft = rows.draft();
         let new = item("new", &[1.0, 0.0, 0.0]);
         draft.give(5_000, ItemKey::parse("new").unwrap(), &new).unwrap();
-        assert_eq!(rows.row(5_000), None);
+        assert_eq!(rows.view().row(5_000), None);
         rows.publish(draft);
-        assert_eq!((rows.row(5_000), rows.rows(&[5_000, 4_999])), (Some(11), None));
-        assert!(rows.normalised(5_000, &mut [0.0; 4]) && !rows.normalised(1, &mut [0.0; 4]));
+        assert_eq!((rows.view().row(5_000), rows.rows(&[5_000, 4_999])), (Some(11), None));
+        assert!(rows.view().normalised(5_000, &mut [0.0; 4]) && !rows.view().normalised(1, &mut [0.0; 4]));
         let wrong = item("wide", &[1.0; 4]);
         assert_eq!(rows.draft().give(9, ItemKey(-5), &wrong).unwrap_err().field, "vector");
     }
