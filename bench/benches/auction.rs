@@ -4,10 +4,11 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use longbow::auction::choose::Chooser;
-use longbow::auction::pace::{ControlLoop, PlanTotals};
-use longbow::auction::price::{Market, PriceInput, bid};
+use longbow::auction::pace::{ControlLoop, PlanResults, PlanTotals};
+use longbow::auction::price::{Market, PriceInput, Shade, bid};
 use longbow::auction::select::{Candidate, Selection};
-use longbow::auction::slot::{BannerSlot, Slot, Terms};
+use longbow::auction::shade::WinRates;
+use longbow::auction::slot::{AuctionType, BannerSlot, Slot, Terms};
 use longbow::catalog::{Bitmap, Catalog, CatalogHandle, Change, EligibilityCache, PlanSet};
 use longbow::ids::Id;
 use longbow::money::{Currency, FxTable, Micros};
@@ -54,6 +55,7 @@ fn changes(items: usize, plans: usize, creatives: usize) -> Vec<Change> {
             ends_at: 2_000_000_000,
             state: PlanState::Active,
             policy: PolicyKind::Pid,
+            strategy: longbow::plans::Strategy::default(),
             items: (0..items / plans.max(1)).map(|k| name("i", (n * 50 + k * 7) % items)).collect(),
         }));
     }
@@ -122,7 +124,7 @@ fn catalogue(c: &mut Criterion) {
     c.bench_function("explain 2k plans", |b| b.iter(|| black_box(catalog.explain(&terms, &slot, &live, 5))));
 }
 
-fn price_500(catalog: &Catalog, market: &Market<'_>, into: &mut Vec<Candidate>) {
+fn price_500(catalog: &Catalog, market: &Market<'_>, shading: Shade<'_>, into: &mut Vec<Candidate>) {
     into.clear();
     for n in 0..500u32 {
         let Some(entry) = catalog.plan(n * 3) else { continue };
@@ -133,7 +135,7 @@ fn price_500(catalog: &Catalog, market: &Market<'_>, into: &mut Vec<Candidate>) 
             order_value: Micros(20_000_000),
             multiplier: 1.1,
             free: Micros(1_000_000_000),
-            shading: 1.0,
+            shading,
         };
         if let Ok(priced) = bid(&input, market) {
             into.push(Candidate { slot: 0, plan: n * 3, item: n, priced });
@@ -153,9 +155,17 @@ fn auction(c: &mut Criterion) {
         let terms = Terms { currencies: vec![currency], ..terms.clone() };
         let market = Market::new(&terms, &slot, &fx).unwrap();
         c.bench_function(&format!("price 500 candidates{what}"), |b| {
-            b.iter(|| price_500(&catalog, &market, black_box(&mut candidates)));
+            b.iter(|| price_500(&catalog, &market, Shade::Share(1.0), black_box(&mut candidates)));
         });
     }
+    let mut rates = WinRates::default();
+    (0..1_000).for_each(|n| rates.record(0, f64::from(n % 50) * 100.0 + 100.0, n % 3 == 0));
+    let shading = rates.shading(1);
+    let first = Terms { auction_type: AuctionType::FirstPrice, ..terms.clone() };
+    let market = Market::new(&first, &slot, &fx).unwrap();
+    c.bench_function("price 500 candidates, first price, shaded", |b| {
+        b.iter(|| price_500(&catalog, &market, Shade::Learned(&shading, 0), black_box(&mut candidates)));
+    });
     c.bench_function("internal auction of 500, one slot", |b| {
         b.iter_batched_ref(
             || candidates.clone(),
@@ -175,18 +185,28 @@ fn auction(c: &mut Criterion) {
 }
 
 fn pace(c: &mut Criterion) {
-    let handle = CatalogHandle::new();
-    handle.apply(changes(10_000, 10_000, 0)).unwrap();
-    let catalog: Arc<Catalog> = handle.snapshot();
-    let mut control = ControlLoop::new();
-    let (mut now, mut spent) = (1_000_000.0, Micros(0));
-    c.bench_function("control tick of 10k plans", |b| {
-        b.iter(|| {
-            now += 1.0;
-            spent.0 += 100;
-            control.tick(now, &catalog, |_, _| PlanTotals { spent, free: Micros(5), ..PlanTotals::default() })
+    for policy in [PolicyKind::Pid, PolicyKind::Mpc] {
+        let handle = CatalogHandle::new();
+        let mut all = changes(10_000, 10_000, 0);
+        for change in &mut all {
+            if let Change::Plan(plan) = change {
+                plan.policy = policy;
+            }
+        }
+        handle.apply(all).unwrap();
+        let catalog: Arc<Catalog> = handle.snapshot();
+        let mut control = ControlLoop::new();
+        let (mut now, mut results) = (1_000_000.0, PlanResults::default());
+        c.bench_function(&format!("control tick of 10k plans, {policy:?}"), |b| {
+            b.iter(|| {
+                now += 1.0;
+                results.impressions += 3;
+                results.expected.0 += 3_000;
+                let spent = Micros(results.expected.0 / 2);
+                control.tick(now, &catalog, |_, _| PlanTotals { spent, free: Micros(5), results })
+            });
         });
-    });
+    }
 }
 
 criterion_group!(benches, catalogue, auction, pace);

@@ -86,6 +86,10 @@ def eager(w, x, times):
 #     of the flipped table (both rows and keys move it forward), and time buckets are looked up once for all layers.
 
 
+def bucket_pairs(next_times, times):
+    return bucket(next_times[:, None] - times[None, :]).int()
+
+
 def rows_behind(q, k, v, position, time, scale):
     """Rows against keys that all of them see: q [h, r, d], k and v [h, m, d], bias [r, m]."""
     return (F.silu(q @ k.transpose(1, 2) + (position + time)[None]) * scale) @ v
@@ -112,6 +116,7 @@ class Chunked:
         self.within = make(rows_within, dynamic=True)
         self.project = make(project, dynamic=False)
         self.finish = make(finish, dynamic=False)
+        self.bucket = make(bucket_pairs, dynamic=True)
         self.flipped = [layer["pos"].flip(0).contiguous() for layer in w.layers]
 
     def buckets(self, times):
@@ -120,7 +125,7 @@ class Chunked:
         keys = times[:-1].flip(0)
         out = torch.empty(n, n, dtype=torch.int32)
         for start in range(0, n, 1024):
-            out[start : start + 1024] = bucket(times[1 + start : 1025 + start][: n - start, None] - keys[None, :]).int()
+            out[start : start + 1024] = self.bucket(times[1 + start : 1025 + start][: n - start], keys)
         return out
 
     def attention(self, index, q, k, v, buckets):

@@ -1,19 +1,20 @@
 //! `longbow-bench encoder`: the whole encoder on one user: cold, warm, against the length of the history, and what it allocates.
 
-mod plot;
 mod user;
 
 use std::alloc::System;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Context;
 use longbow_kernels::{Engine, Isa, KvFormat};
 use longbow_model::{Advance, CpuEncoder, Encoder, Finish, Score, UserState};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
+use crate::clock::Clock;
 use crate::out;
+use crate::plot::Plot;
 use user::User;
 
 #[global_allocator]
@@ -60,6 +61,9 @@ pub(crate) struct EncoderArgs {
     /// Instruction set (default: the best this machine has).
     #[arg(long)]
     isa: Option<Isa>,
+    /// Count the calling thread's CPU time (with --threads 1): for a machine that others use too.
+    #[arg(long)]
+    cpu_time: bool,
     /// Rounds; medians are reported.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
@@ -129,12 +133,13 @@ struct Figures {
 /// An encoder and one user of it.
 struct Bench<'a> {
     args: &'a EncoderArgs,
+    clock: Clock,
     encoder: CpuEncoder,
     user: User,
 }
 
-fn millis(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e3
+fn millis(from: Duration, to: Duration) -> f64 {
+    to.saturating_sub(from).as_secs_f64() * 1e3
 }
 
 fn medians(list: &[Stages]) -> Stages {
@@ -154,16 +159,16 @@ impl Bench<'_> {
             bytes += change.bytes_allocated;
             change.allocations + change.reallocations
         };
-        let start = Instant::now();
+        let start = self.clock.now();
         self.encoder.advance(&mut [Advance { state: &mut *state, window, items, rows_max: usize::MAX }])?;
-        let (advance_ms, advance) = (millis(start), calls(&mut region));
-        let start = Instant::now();
+        let (advance_ms, advance) = (millis(start, self.clock.now()), calls(&mut region));
+        let start = self.clock.now();
         let encoded = self.encoder.finish(&[Finish { state: &*state, window, items, query_time }])?;
-        let (finish_ms, finish) = (millis(start), calls(&mut region));
-        let start = Instant::now();
+        let (finish_ms, finish) = (millis(start, self.clock.now()), calls(&mut region));
+        let start = self.clock.now();
         let job = Score { encoded: &encoded[0], items, candidates: self.user.candidates() };
         let scores = self.encoder.score(&[job])?;
-        let (score_ms, score) = (millis(start), calls(&mut region));
+        let (score_ms, score) = (millis(start, self.clock.now()), calls(&mut region));
         anyhow::ensure!(scores[0].len() == self.user.candidates().len(), "a score for each candidate");
         Ok((Stages { advance_ms, finish_ms, score_ms }, Allocations { advance, finish, score, bytes }))
     }
@@ -206,8 +211,9 @@ fn measure(args: &EncoderArgs) -> anyhow::Result<Figures> {
     let longest = if args.curve { LENGTHS[LENGTHS.len() - 1].max(args.n as usize) } else { args.n as usize };
     let user = User::new(args, longest + 5 * args.new as usize)?;
     let (isa, threads) = (engine.isa().to_string(), engine.threads());
+    let clock = Clock::new(args.cpu_time, threads)?;
     let encoder = CpuEncoder::with_format(Arc::clone(user.model()), engine, args.dtype);
-    let mut bench = Bench { args, encoder, user };
+    let mut bench = Bench { args, clock, encoder, user };
     bench.at(1_000.min(args.n as usize), 1)?;
     let (at, allocations, state_bytes) = bench.at(args.n as usize, args.rounds)?;
     let mut curve = Vec::new();
@@ -271,7 +277,24 @@ pub(crate) fn run(args: &EncoderArgs) -> anyhow::Result<()> {
         out::line(format!("time grows as n^{cold:.2} cold and n^{warm:.2} warm, from {SLOPE_FROM} events on"));
     }
     if let Some(path) = &args.plot {
-        plot::draw(path, &f.curve)?;
+        length_curve(&f.curve).draw(path)?;
     }
     out::json(args.json, &f)
+}
+
+/// Time over the length of the history.
+#[expect(clippy::cast_precision_loss, reason = "lengths are small")]
+fn length_curve(points: &[Point]) -> Plot<'static> {
+    let line = |name, pick: fn(&Point) -> f64| (name, points.iter().map(|p| (p.n as f64, pick(p))).collect());
+    Plot {
+        title: "Encoder time against the length of the history",
+        across: "events",
+        across_log: true,
+        lines: vec![
+            line("warm: encode and score", |p| p.warm.total()),
+            line("warm: encode the new events", |p| p.warm.advance_ms + p.warm.finish_ms),
+            line("cold: encode all", |p| p.cold.advance_ms + p.cold.finish_ms),
+        ],
+        bound_ms: None,
+    }
 }

@@ -14,7 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Shares of the items that the filters let through.
-const SHARES: [(&str, f64); 4] = [("100%", 1.0), ("10%", 0.1), ("1%", 0.01), ("0.1%", 0.001)];
+const SHARES: [(&str, f64); 9] = [
+    ("100%", 1.0),
+    ("50%", 0.5),
+    ("20%", 0.2),
+    ("10%", 0.1),
+    ("5%", 0.05),
+    ("2%", 0.02),
+    ("1%", 0.01),
+    ("0.3%", 0.003),
+    ("0.1%", 0.001),
+];
 
 /// Measures retrieval: recall@k against exact search and time of one search, for each kind and selectivity of the filter.
 #[derive(clap::Args)]

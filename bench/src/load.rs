@@ -1,11 +1,12 @@
 //! The load command: one rate, or a sweep that climbs until the server no longer holds its latency bound.
 
 pub(crate) mod open_loop;
-mod plot;
+pub(crate) mod phase;
 pub(crate) mod traffic;
 
 use crate::client::Target;
 use crate::out;
+use crate::plot::Plot;
 use anyhow::bail;
 use open_loop::{Figures, Run};
 use serde::Serialize;
@@ -156,10 +157,22 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(path) = &args.plot {
-        plot::latency_curve(path, &report.steps, args.p99_ms)?;
+        latency_curve(&report.steps, args.p99_ms).draw(path)?;
         out::line(format!("plot: {}", path.display()));
     }
     out::json(args.json, &report)
+}
+
+/// Percentiles over the offered rate, with the latency bound.
+fn latency_curve(steps: &[Figures], bound_ms: f64) -> Plot<'static> {
+    let line = |name, pick: fn(&Figures) -> f64| (name, steps.iter().map(|s| (s.offered_rps, pick(s))).collect());
+    Plot {
+        title: "Latency from the scheduled arrival",
+        across: "offered requests/s",
+        across_log: false,
+        lines: vec![line("p50", |s| s.p50_ms), line("p99", |s| s.p99_ms), line("p99.9", |s| s.p999_ms)],
+        bound_ms: Some(bound_ms),
+    }
 }
 
 fn row(figures: &Figures) -> Vec<String> {

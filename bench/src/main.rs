@@ -4,12 +4,14 @@
 mod attention;
 mod auction;
 mod client;
+mod clock;
 mod encoder;
 mod index;
 mod ipinyou;
 mod latency;
 mod load;
 mod out;
+mod plot;
 mod reload;
 mod replay;
 mod soak;

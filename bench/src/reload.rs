@@ -1,8 +1,9 @@
 //! The reload command: what loading and switching a model does to the latency of requests.
 
 use crate::client::{Connection, Target};
-use crate::load::open_loop::{self, Figures, Run};
-use crate::load::traffic::{Recipe, Source};
+use crate::load::open_loop::Figures;
+use crate::load::phase::{self, COLUMNS, Offer, Phase};
+use crate::load::traffic::Recipe;
 use crate::out;
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -13,8 +14,6 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for a load.
 const PATIENCE: Duration = Duration::from_secs(660);
-/// Rest between two phases, so that what one leaves behind is not measured in the next.
-const REST: Duration = Duration::from_millis(500);
 /// Requests run before the load begins, so that it falls into a steady stream.
 const LEAD: Duration = Duration::from_secs(1);
 
@@ -52,20 +51,6 @@ pub(crate) struct ReloadArgs {
     json: bool,
 }
 
-/// One phase over all rounds; times in milliseconds.
-#[derive(Serialize)]
-struct Phase {
-    requests: u64,
-    p50_ms: f64,
-    p99_ms: f64,
-    /// Highest of all rounds.
-    max_ms: f64,
-    bid_share: f64,
-    refused_share: f64,
-    error_share: f64,
-    late_share: f64,
-}
-
 #[derive(Serialize)]
 struct Report {
     rate: f64,
@@ -78,54 +63,7 @@ struct Report {
     ratio_p99: f64,
 }
 
-impl Phase {
-    fn of(rounds: &[Figures]) -> Self {
-        let of = |pick: fn(&Figures) -> f64| out::median(rounds.iter().map(pick).collect());
-        Self {
-            requests: rounds.iter().map(|figures| figures.requests).sum(),
-            p50_ms: of(|f| f.p50_ms),
-            p99_ms: of(|f| f.p99_ms),
-            max_ms: rounds.iter().map(|figures| figures.max_ms).fold(0.0, f64::max),
-            bid_share: of(|f| f.bid_share),
-            refused_share: of(|f| f.refused_share),
-            error_share: of(|f| f.error_share),
-            late_share: of(|f| f.late_share),
-        }
-    }
-
-    fn row(&self, name: &str) -> Vec<String> {
-        let percent = |share: f64| format!("{:.2}", share * 100.0);
-        let mut row = vec![name.to_owned(), self.requests.to_string()];
-        row.extend([self.p50_ms, self.p99_ms, self.max_ms].map(|ms| format!("{ms:.2}")));
-        row.extend([self.bid_share, self.refused_share, self.error_share, self.late_share].map(percent));
-        row
-    }
-}
-
 impl ReloadArgs {
-    fn check(&self) -> anyhow::Result<()> {
-        for (name, value, low, high) in [("--rate", self.rate, 0.1, 1e6), ("--seconds", self.seconds, 2.0, 3600.0)] {
-            if !(low..=high).contains(&value) {
-                bail!("{name} {value}: must be from {low} to {high}");
-            }
-        }
-        Ok(())
-    }
-
-    fn measure(&self, target: &Target, round: u64) -> anyhow::Result<Figures> {
-        let run = Run {
-            target: target.clone(),
-            rate: self.rate,
-            length: Duration::from_secs_f64(self.seconds),
-            connections: 64,
-            timeout: Duration::from_secs(5),
-            deadline: Duration::from_millis(self.recipe.tmax_ms.into()),
-            seed: self.recipe.seed + round,
-        };
-        // The same requests in both phases of a round: only the reload differs.
-        open_loop::run(run, Source::new(&self.recipe.with_seed(self.recipe.seed + round))?)
-    }
-
     /// Has the server change its model; seconds until it serves.
     fn switch(&self, admin: &Target, there: bool) -> anyhow::Result<f64> {
         std::thread::sleep(LEAD);
@@ -146,10 +84,10 @@ impl ReloadArgs {
     }
 
     /// A phase with a load in it, and the seconds that the load took.
-    fn measure_with(&self, public: &Target, admin: &Target, round: u64) -> anyhow::Result<(Figures, f64)> {
+    fn measure_with(&self, offer: &Offer<'_>, admin: &Target, round: u64) -> anyhow::Result<(Figures, f64)> {
         let (figures, seconds) = std::thread::scope(|scope| {
             let switch = scope.spawn(|| self.switch(admin, round % 2 == 1));
-            let figures = self.measure(public, round);
+            let figures = offer.measure(round);
             (figures, switch.join())
         });
         let seconds = seconds.map_err(|_| anyhow::anyhow!("the thread that asks for the load panicked"))??;
@@ -162,15 +100,14 @@ impl ReloadArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<()> {
-    args.check()?;
     let (public, admin) = (Target::parse(&args.url)?, Target::parse(&args.admin).context("--admin")?);
-    args.measure(&public, 0)?;
+    let offer = Offer { target: &public, recipe: &args.recipe, rate: args.rate, seconds: args.seconds };
+    offer.check(2.0)?;
+    offer.measure(0)?;
     let (mut without, mut with, mut load_seconds) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=u64::from(args.rounds) {
-        std::thread::sleep(REST);
-        let quiet = args.measure(&public, round)?;
-        std::thread::sleep(REST);
-        let (busy, seconds) = args.measure_with(&public, &admin, round)?;
+        let quiet = offer.measure(round)?;
+        let (busy, seconds) = args.measure_with(&offer, &admin, round)?;
         out::line(format!(
             "round {round}: p99 {:.2} ms without, {:.2} ms with a reload of {seconds:.1} s",
             quiet.p99_ms, busy.p99_ms
@@ -191,17 +128,11 @@ pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<()> {
     };
     show(&report);
     out::json(args.json, &report)?;
-    match args.ratio_max {
-        Some(most) if report.ratio_p99 > most => bail!("p99 grew by {:.2}, more than {most}", report.ratio_p99),
-        _ => Ok(()),
-    }
+    phase::judge(report.ratio_p99, args.ratio_max)
 }
 
 fn show(report: &Report) {
     out::line("");
-    out::table(
-        &["reload", "requests", "p50 ms", "p99", "max", "200 %", "refused %", "errors %", "late %"],
-        &[report.without.row("without"), report.with.row("with")],
-    );
+    out::table(&COLUMNS, &[report.without.row("without"), report.with.row("with a reload")]);
     out::line(format!("p50 x {:.2}, p99 x {:.2}", report.ratio_p50, report.ratio_p99));
 }

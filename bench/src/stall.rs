@@ -3,19 +3,17 @@
 mod crowd;
 
 use crate::client::Target;
-use crate::load::open_loop::{self, Figures, Run};
-use crate::load::traffic::{Recipe, Source};
+use crate::load::open_loop::Figures;
+use crate::load::phase::{self, COLUMNS, Offer, Phase};
+use crate::load::traffic::Recipe;
 use crate::out;
 use anyhow::{Context, bail};
 use crowd::Crowd;
 use serde::Serialize;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 /// Files of this process beside the stalled connections.
 const FILES_KEPT: u64 = 512;
-/// Rest between two phases, so that what one leaves behind is not measured in the next.
-const REST: Duration = Duration::from_millis(500);
 
 /// Measures good requests before, while and after many stalled connections are open.
 #[derive(clap::Args)]
@@ -40,7 +38,7 @@ pub(crate) struct StallArgs {
     /// Seconds of each phase
     #[arg(long, default_value_t = 8.0)]
     seconds: f64,
-    /// How often before, during and after follow each other; figures are medians
+    /// How often before, during and after follow each other; figures are medians, maxima are of all rounds
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     rounds: u8,
     /// End with exit code 1 if the 99th percentile grows by more than this factor
@@ -51,17 +49,6 @@ pub(crate) struct StallArgs {
     /// End with one line of JSON
     #[arg(long)]
     json: bool,
-}
-
-/// One phase: medians over the rounds, in milliseconds.
-#[derive(Debug, Serialize)]
-struct Phase {
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-    bid_share: f64,
-    refused_share: f64,
-    error_share: f64,
 }
 
 #[derive(Serialize)]
@@ -79,56 +66,14 @@ struct Report {
     ratio_p99: f64,
 }
 
-impl Phase {
-    fn of(rounds: &[Figures]) -> Self {
-        let of = |pick: fn(&Figures) -> f64| out::median(rounds.iter().map(pick).collect());
-        Self {
-            p50_ms: of(|f| f.p50_ms),
-            p99_ms: of(|f| f.p99_ms),
-            max_ms: of(|f| f.max_ms),
-            bid_share: of(|f| f.bid_share),
-            refused_share: of(|f| f.refused_share),
-            error_share: of(|f| f.error_share),
-        }
-    }
-
-    fn row(&self, name: &str) -> Vec<String> {
-        let percent = |share: f64| format!("{:.2}", share * 100.0);
-        let mut row = vec![name.to_owned()];
-        row.extend([self.p50_ms, self.p99_ms, self.max_ms].map(|ms| format!("{ms:.2}")));
-        row.extend([self.bid_share, self.refused_share, self.error_share].map(percent));
-        row
-    }
-}
-
 impl StallArgs {
     fn check(&self) -> anyhow::Result<()> {
-        for (name, value, low, high) in [("--rate", self.rate, 0.1, 1e6), ("--seconds", self.seconds, 0.5, 3600.0)] {
-            if !(low..=high).contains(&value) {
-                bail!("{name} {value}: must be from {low} to {high}");
-            }
-        }
         if let Some(files) = longbow::runtime::raise_file_limit()
             && files < u64::from(self.connections) + FILES_KEPT
         {
             bail!("--connections {}: the limit of open files is {files}; raise it with ulimit -n", self.connections);
         }
         Ok(())
-    }
-
-    fn measure(&self, target: &Target, round: u64) -> anyhow::Result<Figures> {
-        std::thread::sleep(REST);
-        let run = Run {
-            target: target.clone(),
-            rate: self.rate,
-            length: Duration::from_secs_f64(self.seconds),
-            connections: 64,
-            timeout: Duration::from_secs(5),
-            deadline: Duration::from_millis(self.recipe.tmax_ms.into()),
-            seed: self.recipe.seed + round,
-        };
-        // The same requests in every phase: only the crowd differs.
-        open_loop::run(run, Source::new(&self.recipe)?)
     }
 }
 
@@ -139,17 +84,19 @@ pub(crate) fn run(args: &StallArgs) -> anyhow::Result<()> {
     let address: SocketAddr = std::net::ToSocketAddrs::to_socket_addrs(&target.authority)?
         .next()
         .with_context(|| format!("--url {}: no address", args.url))?;
-    args.measure(&target, 0)?;
+    let offer = Offer { target: &target, recipe: &args.recipe, rate: args.rate, seconds: args.seconds };
+    offer.check(0.5)?;
+    offer.measure(0)?;
     let (mut before, mut during, mut after) = (Vec::new(), Vec::new(), Vec::new());
     let (mut open_min, mut ended) = (usize::MAX, 0);
     for round in 1..=u64::from(args.rounds) {
-        before.push(args.measure(&target, round)?);
+        before.push(offer.measure(round)?);
         let crowd = Crowd::gather(address, args.connections, args.per_address)?;
         let at_start = crowd.open();
-        during.push(args.measure(&target, round)?);
+        during.push(offer.measure(round)?);
         open_min = open_min.min(at_start).min(crowd.open());
         ended += crowd.leave();
-        after.push(args.measure(&target, round)?);
+        after.push(offer.measure(round)?);
         let p99 = |phase: &[Figures]| phase.last().map_or(0.0, |figures| figures.p99_ms);
         out::line(format!(
             "round {round}: p99 {:.2} ms, with {at_start} stalled {:.2} ms, then {:.2} ms",
@@ -172,18 +119,12 @@ pub(crate) fn run(args: &StallArgs) -> anyhow::Result<()> {
     };
     show(&report);
     out::json(args.json, &report)?;
-    match args.ratio_max {
-        Some(most) if report.ratio_p99 > most => bail!("p99 grew by {:.2}, more than {most}", report.ratio_p99),
-        _ => Ok(()),
-    }
+    phase::judge(report.ratio_p99, args.ratio_max)
 }
 
 fn show(report: &Report) {
     out::line("");
-    out::table(
-        &["medians", "p50 ms", "p99", "max", "200 %", "refused %", "errors %"],
-        &[report.before.row("before"), report.during.row("during"), report.after.row("after")],
-    );
+    out::table(&COLUMNS, &[report.before.row("before"), report.during.row("during"), report.after.row("after")]);
     out::line(format!(
         "at least {} stalled connections were open, the server ended {}; p50 x {:.2}, p99 x {:.2}",
         report.open_min, report.ended_by_server, report.ratio_p50, report.ratio_p99

@@ -77,16 +77,32 @@ thread_local! {
     static OMP_THREADS: Cell<c_int> = const { Cell::new(0) };
 }
 
+/// A function of a library that is already loaded.
+fn loaded(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: the name is a C string; the default handle searches what is already loaded.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
+}
+
+/// The CPU family whose kernels OpenBLAS has chosen (as it spells it: `SkylakeX`, `Prescott`). None with another BLAS.
+#[must_use]
+pub fn blas_core() -> Option<String> {
+    let found = loaded(c"openblas_get_corename")?;
+    // SAFETY: OpenBLAS declares `char *openblas_get_corename(void)` under this name in all its versions.
+    let core: extern "C" fn() -> *const c_char =
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> *const c_char>(found) };
+    let name = core();
+    // SAFETY: the name is a constant of the library, ended by a zero.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+}
+
 /// Sets how many threads FAISS may use when called from this thread. BLAS itself always stays on the calling thread: two layers of
 /// threads only fight, and spinning idle ones cost other threads milliseconds.
 pub(crate) fn limit_threads(threads: u16) {
     static BLAS: Once = Once::new();
     BLAS.call_once(|| {
-        let name = c"openblas_set_num_threads";
-        // SAFETY: the name is a C string; the default handle searches what is already loaded.
-        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
         // Another BLAS (the reference one) has no threads to limit.
-        if !found.is_null() {
+        if let Some(found) = loaded(c"openblas_set_num_threads") {
             // SAFETY: OpenBLAS declares `void openblas_set_num_threads(int)` under this name in all its versions.
             let set: extern "C" fn(c_int) = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(c_int)>(found) };
             set(1);

@@ -29,7 +29,7 @@ mod tune;
 pub use bitmap::Bitmap;
 pub use error::IndexError;
 pub use exact::ExactRetriever;
-pub use ffi::{cpu_supported, lower_thread_priority};
+pub use ffi::{blas_core, cpu_supported, lower_thread_priority};
 pub use live::{Applied, Change, LiveIndex, Stats};
 pub use options::{DIM_MAX, IndexOptions};
 pub use query::{Hits, K_MAX, Kind, Query, Retriever};

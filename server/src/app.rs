@@ -11,6 +11,7 @@ mod late;
 mod models;
 mod records;
 mod seen;
+mod shades;
 mod start;
 
 pub use accounts::Accounts;
@@ -20,6 +21,7 @@ pub(crate) use models::models_dir;
 pub use models::{Ended, Models, ModelsStatus, NotTaken};
 pub use records::Records;
 pub use seen::{Predicted, Seen};
+pub use shades::{Shades, group_of};
 pub use start::{Bound, Stores, serve};
 
 use crate::auction::choose::Chooser;
@@ -79,6 +81,8 @@ pub struct App {
     pub seen: Seen,
     /// Predicted values of recent bids.
     pub predicted: Predicted,
+    /// Win rates of first-price slots and what to offer there.
+    pub shades: Shades,
     /// Numbers of bids.
     pub bid_ids: BidIds,
     /// Under which exchanges reach the public port; no slash at the end.

@@ -10,6 +10,7 @@ pub mod pace;
 pub mod price;
 pub mod reason;
 pub mod select;
+pub mod shade;
 pub mod slot;
 
 pub use reason::NoBidReason;

@@ -54,6 +54,107 @@ pub enum PolicyKind {
     /// A PID on spend against its schedule and on return against its target.
     #[default]
     Pid,
+    /// Model predictive control: spend and value forecast to the end, both constraints solved at each tick.
+    Mpc,
+    /// The same, with an offline-trained policy that moves the multiplier inside the solver's band.
+    #[serde(rename = "mpc+rl")]
+    MpcRl,
+}
+
+/// A cost that every order carries: commission, returns, insurance, the goods themselves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostItem {
+    /// Shown to people, for example `commission`.
+    pub name: String,
+    /// Share of the order value, 0 to 1.
+    #[serde(default)]
+    pub share: f64,
+    /// Micros of the plan's currency for each order.
+    #[serde(default)]
+    pub order_micros: Micros,
+}
+
+/// What else shapes a plan's bids; all of it optional.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Strategy {
+    /// Share of the budget for each day of the plan (24 hours from `starts_at`), cumulative: what a day leaves, later days
+    /// may spend. Empty: no day has a bound of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub day_shares: Vec<f64>,
+    /// Costs of an order. Returns are counted net of them: with a cost of goods among them, on the margin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<CostItem>,
+}
+
+/// Most days with a share of their own.
+pub const DAY_SHARES_MAX: usize = 366;
+/// Most cost items of a plan.
+pub const COSTS_MAX: usize = 64;
+
+impl Strategy {
+    /// What is left of order values after the costs, micros, rounded down; never negative. `orders` is how many they are.
+    #[must_use]
+    pub fn net(&self, order_value: Micros, orders: u64) -> Micros {
+        if self.costs.is_empty() {
+            return order_value;
+        }
+        let share: f64 = self.costs.iter().map(|cost| cost.share).sum();
+        let each = self.costs.iter().fold(0_i64, |sum, cost| sum.saturating_add(cost.order_micros.0));
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "a value, not a payment; `as` saturates"
+        )]
+        let kept = (order_value.0 as f64 * (1.0 - share)).floor() as i64;
+        Micros(kept.saturating_sub(each.saturating_mul(i64::try_from(orders).unwrap_or(i64::MAX))).max(0))
+    }
+
+    /// Checks shares and costs.
+    fn validate(&self) -> Result<(), FieldError> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let days = &self.day_shares;
+        if days.len() > DAY_SHARES_MAX || !days.iter().all(|x| share(*x)) || days.iter().sum::<f64>() > 1.0 + 1e-9 {
+            return Err(FieldError::new(
+                "strategy.day_shares",
+                format!("must be at most {DAY_SHARES_MAX} numbers from 0 to 1 that sum to at most 1"),
+            ));
+        }
+        let costs = &self.costs;
+        let sound = costs.iter().all(|cost| share(cost.share) && cost.order_micros.0 >= 0);
+        if costs.len() > COSTS_MAX || !sound || costs.iter().map(|cost| cost.share).sum::<f64>() >= 1.0 {
+            return Err(FieldError::new(
+                "strategy.costs",
+                format!("must be at most {COSTS_MAX} items whose shares sum to below 1, none negative"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// The period that the budget is planned for at `now`: what may be spent by its end in all, and that end. The whole plan,
+    /// or one day of it where days have shares.
+    #[must_use]
+    pub fn period(&self, now: f64) -> (Micros, i64) {
+        const DAY_S: i64 = 86_400;
+        let days = &self.strategy.day_shares;
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "a day's number and a budget; `as` saturates"
+        )]
+        let day = ((now - self.starts_at as f64) / DAY_S as f64).floor().max(0.0) as usize;
+        if day >= days.len() {
+            return (self.budget_micros, self.ends_at);
+        }
+        let share: f64 = days[..=day].iter().sum();
+        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "below the budget")]
+        let allowance = (self.budget_micros.0 as f64 * share.min(1.0)).floor() as i64;
+        let end = self.starts_at.saturating_add(DAY_S.saturating_mul(i64::try_from(day).unwrap_or(i64::MAX) + 1));
+        (Micros(allowance).min(self.budget_micros), end.min(self.ends_at))
+    }
 }
 
 /// Whether a plan takes part in auctions.
@@ -109,6 +210,9 @@ pub struct Plan {
     pub policy: PolicyKind,
     /// Items it sells; each must exist.
     pub items: Vec<Id>,
+    /// Day shares and costs.
+    #[serde(default)]
+    pub strategy: Strategy,
 }
 
 fn usd() -> Currency {
@@ -146,7 +250,7 @@ impl Plan {
         if self.items.is_empty() || self.items.len() > PLAN_ITEMS_MAX {
             return Err(FieldError::new("items", format!("must list 1 to {PLAN_ITEMS_MAX} item ids")));
         }
-        Ok(())
+        self.strategy.validate()
     }
 }
 

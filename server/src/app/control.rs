@@ -108,6 +108,7 @@ impl Control {
             PlanTotals { spent: balance.spent, free: balance.free, results: app.outcomes.of(slot) }
         });
         app.controls.store(controls);
+        app.shades.refresh(app.clock.seconds(), app.hold_seconds());
         app.show_money(money);
         app.show_health();
         app.show_rooms(&mut self.counted);

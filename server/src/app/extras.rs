@@ -1,4 +1,4 @@
-//! The admin port beyond health and records: models, explanations and users.
+//! The admin port beyond health and records: models, explanations, forecasts of plans, and users.
 
 use super::App;
 use crate::admin::models;
@@ -10,13 +10,17 @@ use crate::pipeline::explain::explain;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 
-/// Answers `/v1/models`, `POST /openrtb2/bid?explain=1` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
+/// Answers `/v1/models`, `POST /openrtb2/bid?explain=1`, `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of
+/// the port has passed already.
 pub(super) async fn handle(app: &App, mut request: Request) -> Response {
     let path = request.path().to_owned();
     let result = match (path.as_str(), path.strip_prefix("/v1/users/")) {
         ("/v1/models" | "/v1/models/rollback", _) => models::handle(app, &mut request).await,
         ("/openrtb2/bid", _) => explained(app, &mut request).await,
         (_, Some(user)) => of_user(app, &request, user).await,
+        (path, None) if path.starts_with("/v1/forecasts/") => {
+            of_plan(app, &request, path.trim_start_matches("/v1/forecasts/"))
+        }
         _ => Err(Fault::not_found(&format!("`{path}`"))),
     };
     // Errors carry a JSON body here also under the bid path: the reader is a person.
@@ -36,6 +40,35 @@ async fn explained(app: &App, request: &mut Request) -> Result<Response, Fault> 
     let bytes = request.bytes(app.config.http.body_bytes_max).await.map_err(|error| error.fault())?;
     let bid_request = openrtb::parse(&bytes).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
     Ok(respond::json(StatusCode::OK, &Box::pin(explain(app, &bid_request)).await))
+}
+
+#[derive(Serialize)]
+struct PlanFacts {
+    plan: Id,
+    policy: crate::plans::PolicyKind,
+    multiplier: f64,
+    /// Absent while the policy does not forecast, or has not seen an impression yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forecast: Option<crate::auction::pace::Forecast>,
+}
+
+fn of_plan(app: &App, request: &Request, plan: &str) -> Result<Response, Fault> {
+    if request.method != Method::GET {
+        return Err(Fault::method(&request.method, "GET"));
+    }
+    let decoded = percent_encoding::percent_decode_str(plan).decode_utf8();
+    let plan = Id::from(&*decoded.map_err(|_| Fault::invalid("plan", "is not UTF-8"))?);
+    let catalog = app.catalog.snapshot();
+    let slot = catalog.plan_slot(&plan).ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
+    let entry = catalog.plan(slot).ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
+    let controls = app.controls.load();
+    let facts = PlanFacts {
+        plan,
+        policy: entry.record.policy,
+        multiplier: controls.multiplier(slot),
+        forecast: controls.forecast(slot),
+    };
+    Ok(respond::json(StatusCode::OK, &facts))
 }
 
 #[derive(Serialize)]

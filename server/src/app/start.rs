@@ -175,6 +175,7 @@ async fn boot(
         signer: keys::signer(&config.notices, &config.data.dir)?,
         seen: Seen::default(),
         predicted: Predicted::default(),
+        shades: super::Shades::default(),
         bid_ids: BidIds::new(SysRng.try_next_u64()?),
         public_url,
         no_bids_seen: std::sync::atomic::AtomicU64::new(0),

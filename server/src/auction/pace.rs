@@ -10,13 +10,21 @@
 //! the impressions bought. It is known at once and has no luck in it, but may be biased.
 
 mod controls;
+pub mod horizon;
+mod mpc;
 mod outcomes;
 mod pid;
+mod profile;
+mod response;
+pub mod rl;
 mod schedule;
 
 pub use controls::{ControlLoop, Controls, ControlsHandle, PlanTotals, SavedControls};
+pub use mpc::{Forecast, Mpc};
 pub use outcomes::{OutcomeState, Outcomes, PlanOutcome, PlanResults};
 pub use pid::{Gains, Pid, U_MAX, U_MIN};
+pub use profile::{PARTS, Profile};
+pub use response::{Response, SPREAD, TickSeen};
 pub use schedule::{DayShape, NO_END};
 
 use crate::money::Micros;
@@ -34,12 +42,40 @@ pub struct PlanObservation {
     pub earned: Micros,
     /// Results that `earned` counts: conversions, or clicks for a cost per click.
     pub results: u64,
+    /// Impressions bought.
+    pub impressions: u64,
     /// Predicted `earned` of the impressions bought so far; 0 if it is not known, then `earned` alone steers.
     pub expected: Micros,
     /// First second of the plan.
     pub starts_at: i64,
     /// End of the plan; [`NO_END`] or later means that there is no schedule to keep.
     pub ends_at: i64,
+    /// What may be spent in all by `period_ends_at`: a day's share on top of the earlier days', or the whole budget.
+    pub allowance: Micros,
+    /// End of the period that `allowance` is for: the end of the plan, or of one day.
+    pub period_ends_at: i64,
+}
+
+impl PlanObservation {
+    /// Budget left that may be planned with, micros.
+    #[expect(clippy::cast_precision_loss, reason = "a controller needs no exact money; it moves none")]
+    #[must_use]
+    pub fn left(&self) -> f64 {
+        (self.budget.0.min(self.allowance.0) as f64 - self.spent.0 as f64).max(0.0)
+    }
+}
+
+/// What all plans share at a tick.
+#[derive(Clone, Copy, Debug)]
+pub struct Outlook<'a> {
+    /// The day's traffic and prices.
+    pub profile: &'a Profile,
+    /// Mean threshold of the plans that are known: where a new plan's belief begins.
+    pub threshold: f64,
+    /// Results of all plans over what was predicted of them.
+    pub record: f64,
+    /// The offline-trained policy, if one is loaded.
+    pub policy: Option<&'a rl::RlPolicy>,
 }
 
 /// A policy's decision until the next tick.
@@ -47,18 +83,21 @@ pub struct PlanObservation {
 pub struct Control {
     /// Multiplies the predicted value.
     pub multiplier: f64,
+    /// What the policy expects, if it forecasts.
+    #[serde(default)]
+    pub forecast: Option<Forecast>,
 }
 
 impl Default for Control {
     fn default() -> Self {
-        Self { multiplier: 1.0 }
+        Self { multiplier: 1.0, forecast: None }
     }
 }
 
 /// Decides one plan's control. Each plan has a policy value of its own, which carries its state from tick to tick.
 pub trait Policy {
     /// The control from `now` (Unix seconds, fractions allowed) on, given what was observed up to `now`.
-    fn update(&mut self, seen: &PlanObservation, now: f64) -> Control;
+    fn update(&mut self, seen: &PlanObservation, now: f64, outlook: &Outlook<'_>) -> Control;
 }
 
 /// Multiplier 1, always: the predicted value is the bid.
@@ -66,7 +105,7 @@ pub trait Policy {
 pub struct Fixed;
 
 impl Policy for Fixed {
-    fn update(&mut self, _seen: &PlanObservation, _now: f64) -> Control {
+    fn update(&mut self, _seen: &PlanObservation, _now: f64, _outlook: &Outlook<'_>) -> Control {
         Control::default()
     }
 }
@@ -79,6 +118,8 @@ pub enum AnyPolicy {
     Fixed(Fixed),
     /// [`Pid`].
     Pid(Box<Pid>),
+    /// [`Mpc`].
+    Mpc(Box<Mpc>),
 }
 
 impl AnyPolicy {
@@ -88,6 +129,8 @@ impl AnyPolicy {
         match kind {
             PolicyKind::Fixed => Self::Fixed(Fixed),
             PolicyKind::Pid => Self::Pid(Box::default()),
+            PolicyKind::Mpc => Self::Mpc(Box::new(Mpc::new(false))),
+            PolicyKind::MpcRl => Self::Mpc(Box::new(Mpc::new(true))),
         }
     }
 
@@ -97,15 +140,18 @@ impl AnyPolicy {
         match self {
             Self::Fixed(_) => PolicyKind::Fixed,
             Self::Pid(_) => PolicyKind::Pid,
+            Self::Mpc(policy) if policy.is_learned() => PolicyKind::MpcRl,
+            Self::Mpc(_) => PolicyKind::Mpc,
         }
     }
 }
 
 impl Policy for AnyPolicy {
-    fn update(&mut self, seen: &PlanObservation, now: f64) -> Control {
+    fn update(&mut self, seen: &PlanObservation, now: f64, outlook: &Outlook<'_>) -> Control {
         match self {
-            Self::Fixed(policy) => policy.update(seen, now),
-            Self::Pid(policy) => policy.update(seen, now),
+            Self::Fixed(policy) => policy.update(seen, now, outlook),
+            Self::Pid(policy) => policy.update(seen, now, outlook),
+            Self::Mpc(policy) => policy.update(seen, now, outlook),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! above the plan's free budget. Settle at the rates of the bid.
 
 use super::NoBidReason;
+use super::shade::Shading;
 use super::slot::{AuctionType, DealOffer, Slot, Terms};
 use crate::catalog::deal_admits;
 use crate::money::{Currency, FxTable, Micros, Rounding};
@@ -80,9 +81,26 @@ pub struct PriceInput<'a> {
     pub multiplier: f64,
     /// Free budget of the plan, micros of its currency.
     pub free: Micros,
-    /// Share of the bid that is offered in a first-price auction, in (0, 1]: 1 pays what the impression is worth to the
-    /// plan. A win-rate model `F` fills it with `argmax (v - b) F(b) / v`. Second-price bids are truthful and ignore it.
-    pub shading: f64,
+    /// How much of the bid is offered in a first-price auction. Second-price bids are truthful and ignore it.
+    pub shading: Shade<'a>,
+}
+
+/// Share of a first-price bid that is offered.
+#[derive(Clone, Copy, Debug)]
+pub enum Shade<'a> {
+    /// This share, in (0, 1]: 1 pays what the impression is worth to the plan.
+    Share(f64),
+    /// `argmax (v - b) F(b)` under the win-rate model of the slot's group.
+    Learned(&'a Shading, usize),
+}
+
+impl Shade<'_> {
+    fn share(&self, strength: Micros) -> f64 {
+        match self {
+            Self::Share(share) => *share,
+            Self::Learned(table, group) => table.share(*group, float(strength)),
+        }
+    }
 }
 
 /// A price for one impression.
@@ -129,7 +147,9 @@ fn value(input: &PriceInput<'_>) -> Result<f64, NoBidReason> {
     let probability = |p: f64| if (0.0..=1.0).contains(&p) { Ok(p) } else { Err(NoBidReason::PredictionInvalid) };
     let click = probability(input.p_click)?;
     Ok(match input.plan.goal {
-        Goal::Roi { target } => click * probability(input.p_conversion)? * float(input.order_value) / target,
+        Goal::Roi { target } => {
+            click * probability(input.p_conversion)? * float(input.plan.strategy.net(input.order_value, 1)) / target
+        }
         Goal::Cpa { target_micros } => click * probability(input.p_conversion)? * float(target_micros),
         Goal::Cpc { target_micros } => click * float(target_micros),
     })
@@ -167,7 +187,7 @@ pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidR
     let price = match route.auction_type {
         AuctionType::Fixed => route.floor.max(Micros(1)),
         AuctionType::SecondPrice => strength,
-        AuctionType::FirstPrice => shaded(strength, input.shading).max(route.floor).max(Micros(1)),
+        AuctionType::FirstPrice => shaded(strength, input.shading.share(strength)).max(route.floor).max(Micros(1)),
     };
     let hold =
         market.fx.convert(price, market.currency, plan_currency, Rounding::Up).ok_or(NoBidReason::CurrencyUnknown)?;

@@ -94,6 +94,7 @@ pub fn plans(items: &[Item], demo: &config::Demo, now: i64) -> Vec<Plan> {
             ends_at: now + 30 * 86_400,
             state: PlanState::Active,
             policy: PolicyKind::Pid,
+            strategy: crate::plans::Strategy::default(),
             items: share.iter().map(|item| item.id.clone()).collect(),
         });
     }

@@ -91,6 +91,7 @@ async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -
     };
     let notice = if kind == NoticeKind::Win { ledger::Notice::Win } else { ledger::Notice::Billing };
     let bid = BidId::parse(&claim.bid);
+    app.shades.won(bid);
     let settlement = Settlement { account, bid, notice, price, bid_amount, issued_at: claim.time_s };
     match app.ledger.settle(settlement).await {
         Ok(Settled::Charged { timing: Timing::OnTime }) => (NoticeOutcome::Settled, Ok(())),

@@ -1,10 +1,10 @@
 //! What an exchange is offered: filters, the shared stages, prices, the auction inside the response, creatives, holds.
 
 use super::{Asked, Prediction, Stop, Understood, retrieve, score, understand};
-use crate::app::App;
+use crate::app::{App, group_of};
 use crate::auction::NoBidReason;
 use crate::auction::pace::Controls;
-use crate::auction::price::{Market, PriceInput, Priced, bid};
+use crate::auction::price::{Market, PriceInput, Priced, Shade, bid};
 use crate::auction::select::{Candidate, Selection};
 use crate::auction::slot::{Slot, Terms};
 use crate::batch::Degrade;
@@ -257,6 +257,7 @@ fn price_all(
     reasons: &mut Reasons,
 ) -> Vec<Candidate> {
     let mut priced = Vec::with_capacity(predictions.items.len() * offers.len());
+    let shading = app.shades.load();
     for (position, &item) in predictions.items.iter().enumerate() {
         let Some(entry) = catalog.item(item) else { continue };
         let prediction = Prediction::of(predictions.scores.row(position));
@@ -271,7 +272,7 @@ fn price_all(
                     order_value,
                     multiplier: controls.multiplier(plan),
                     free: app.accounts.free(&app.ledger, plan),
-                    shading: 1.0,
+                    shading: Shade::Learned(&shading, group_of(offer.slot, offer.market.currency())),
                 };
                 match bid(&input, &offer.market) {
                     Ok(price) => priced.push(Candidate { slot: offer.position, plan, item, priced: price }),
@@ -370,6 +371,7 @@ impl Choosing<'_> {
                 _ => NoBidReason::LedgerRefused,
             })?;
             self.app.predicted.remember(bid_id, priced.value);
+            self.app.shades.offered(now, bid_id, offer.slot, &priced);
         }
         Ok(Won { slot, plan, item, creative, priced, prediction: self.predictions.of(item), bid_id })
     }

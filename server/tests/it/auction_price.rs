@@ -2,7 +2,7 @@
 
 use crate::catalog_kit::plan;
 use longbow::auction::NoBidReason;
-use longbow::auction::price::{Market, PriceInput, Priced, bid};
+use longbow::auction::price::{Market, PriceInput, Priced, Shade, bid};
 use longbow::auction::select::{Candidate, Selection};
 use longbow::auction::slot::{AuctionType, DealOffer, DurationFloor, Slot, Terms, VideoSlot};
 use longbow::money::{Currency, FxTable, Micros, Rounding};
@@ -21,7 +21,7 @@ fn input(plan: &Plan) -> PriceInput<'_> {
         order_value: Micros(20_000_000),
         multiplier: 1.0,
         free: Micros(1_000_000_000),
-        shading: 1.0,
+        shading: Shade::Share(1.0),
     }
 }
 
@@ -83,7 +83,7 @@ fn shading_is_for_first_price_and_never_goes_below_the_floor() {
     let at = |auction_type, floor: i64| {
         let terms = Terms { auction_type, ..Terms::default() };
         let slot = Slot { floor: Micros(floor), ..Slot::default() };
-        priced(&PriceInput { shading: 0.6, ..input(&record) }, &terms, &slot).unwrap()
+        priced(&PriceInput { shading: Shade::Share(0.6), ..input(&record) }, &terms, &slot).unwrap()
     };
     assert_eq!(at(AuctionType::SecondPrice, 0).price, Micros(10_000));
     let shaded = at(AuctionType::FirstPrice, 0);
@@ -165,7 +165,7 @@ proptest! {
         let slot = Slot { deals: vec![offer], private_auction: true, ..Slot::default() };
         let market = Market::new(&terms, &slot, &fx).unwrap();
         let input = PriceInput {
-            plan: &record, p_click, p_conversion, order_value: Micros(order), multiplier, free: Micros(free), shading,
+            plan: &record, p_click, p_conversion, order_value: Micros(order), multiplier, free: Micros(free), shading: Shade::Share(shading),
         };
         if let Ok(priced) = bid(&input, &market) {
             prop_assert!(priced.price.0 >= 1 && priced.price <= priced.strength);

@@ -43,6 +43,7 @@ pub(crate) fn plan(name: &str, items: &[&str]) -> Plan {
         ends_at: 4_102_444_800,
         state: PlanState::Active,
         policy: PolicyKind::Pid,
+        strategy: longbow::plans::Strategy::default(),
         items: items.iter().map(id).collect(),
     }
 }

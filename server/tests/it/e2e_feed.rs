@@ -195,3 +195,21 @@ fn health_and_metrics_follow_the_server() {
     assert!((sample("longbow_records{kind=\"plans\"}") - 12.0).abs() < 1e-9);
     assert!((sample("longbow_no_bids_total{reason=\"deadline\"}") - 0.0).abs() < 1e-9);
 }
+
+#[test]
+fn an_operator_reads_what_a_plan_is_expected_to_do() {
+    let world = World::new();
+    let answer = world.admin("GET", "/v1/forecasts/plan-1", "");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let facts = answer.json();
+    assert_eq!((&facts["plan"], &facts["policy"]), (&json!("plan-1"), &json!("fixed")));
+    assert_eq!(facts["multiplier"], 1.0);
+    assert!(facts.get("forecast").is_none(), "a fixed multiplier forecasts nothing: {facts}");
+    assert_eq!(world.admin("GET", "/v1/forecasts/nobody", "").status, 404);
+    assert_eq!(world.admin("POST", "/v1/forecasts/plan-1", "").status, 405);
+    let patch = json!({"policy": "mpc+rl", "strategy": {"day_shares": [0.5, 0.5], "costs": [{"name": "commission", "share": 0.1}]}});
+    assert_eq!(world.admin("PATCH", "/v1/plans/plan-1", &patch).status, 200);
+    assert_eq!(world.admin("GET", "/v1/plans/plan-1", "").json()["strategy"]["costs"][0]["share"], 0.1);
+    let bad = json!({"strategy": {"costs": [{"name": "all of it", "share": 1.0}]}});
+    assert_eq!(world.admin("PATCH", "/v1/plans/plan-1", &bad).status, 400);
+}

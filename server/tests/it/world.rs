@@ -207,6 +207,7 @@ pub(crate) fn records() -> (Vec<Item>, Vec<Plan>, Vec<Creative>) {
         ends_at: 4_102_444_800,
         state: PlanState::Active,
         policy: PolicyKind::Fixed,
+        strategy: longbow::plans::Strategy::default(),
         items: (1..=ITEMS).filter(|item| item % PLANS == number).map(|item| Id::from(&*item.to_string())).collect(),
     });
     (items.collect(), plans.collect(), (0..PLANS).flat_map(creatives).collect())

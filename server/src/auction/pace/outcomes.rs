@@ -4,7 +4,7 @@ use crate::auction::counters::Counters;
 use crate::catalog::Catalog;
 use crate::ids::{Id, PlanSlot};
 use crate::money::Micros;
-use crate::plans::Goal;
+use crate::plans::{Goal, Plan};
 use serde::{Deserialize, Serialize};
 
 /// One attributed result.
@@ -45,22 +45,22 @@ impl PlanResults {
         }
     }
 
-    /// The spend that these results justify under a goal, rounded down: order value / target, conversions x target or
-    /// clicks x target.
+    /// The spend that these results justify under a plan's goal, rounded down: order value net of costs / target,
+    /// conversions x target or clicks x target.
     #[must_use]
-    pub fn earned(&self, goal: &Goal) -> Micros {
+    pub fn earned(&self, plan: &Plan) -> Micros {
         let times = |count: u64, each: Micros| {
             Micros(i64::try_from(i128::from(count) * i128::from(each.0)).unwrap_or(i64::MAX))
         };
-        match *goal {
-            Goal::Roi { target } if target > 0.0 =>
-            {
+        match plan.goal {
+            Goal::Roi { target } if target > 0.0 => {
+                let net = plan.strategy.net(self.order_value, self.conversions);
                 #[expect(
                     clippy::cast_precision_loss,
                     clippy::cast_possible_truncation,
                     reason = "a figure for the controller, not a payment; `as` saturates"
                 )]
-                Micros((self.order_value.0 as f64 / target).floor() as i64)
+                Micros((net.0 as f64 / target).floor() as i64)
             }
             Goal::Roi { .. } => Micros::ZERO,
             Goal::Cpa { target_micros } => times(self.conversions, target_micros),

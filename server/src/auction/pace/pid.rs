@@ -15,7 +15,7 @@
 //! over to relative errors.)
 
 use super::schedule::{DayShape, NO_END};
-use super::{Control, PlanObservation, Policy};
+use super::{Control, Outlook, PlanObservation, Policy};
 use crate::money::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -132,12 +132,12 @@ impl Pid {
 
     /// Wanted spend rate at `now`, micros a second; `None` if the plan has no end.
     fn wanted_rate(&self, seen: &PlanObservation, now: f64) -> Option<f64> {
-        if seen.ends_at >= NO_END {
+        if seen.period_ends_at >= NO_END {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "Unix seconds are far below 2^53")]
-        let left = self.shape.integral(now, seen.ends_at as f64);
-        let free = (float(seen.budget) - float(seen.spent)).max(0.0);
+        let left = self.shape.integral(now, seen.period_ends_at as f64);
+        let free = seen.left();
         Some(if left > 0.0 { free * self.shape.weight(now) / left } else { 0.0 })
     }
 
@@ -152,7 +152,7 @@ impl Pid {
 }
 
 impl Policy for Pid {
-    fn update(&mut self, seen: &PlanObservation, now: f64) -> Control {
+    fn update(&mut self, seen: &PlanObservation, now: f64, _outlook: &Outlook<'_>) -> Control {
         let Some(mut memory) = self.memory else {
             let control = Control::default();
             self.memory = Some(Memory {
@@ -196,7 +196,7 @@ impl Policy for Pid {
             self.spend.hold_to(u_spend, u + LEAD);
         }
         self.returns.hold_to(u_return, u + LEAD);
-        memory.control = Control { multiplier: u.exp() };
+        memory.control = Control { multiplier: u.exp(), forecast: None };
         memory.at = now;
         memory.spent = seen.spent;
         memory.evidence = evidence.earned;

@@ -131,7 +131,7 @@ pub(super) fn blas() -> Finding {
         Some(fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path)))
     };
     match (library("libopenblas"), library("libblas")) {
-        (Some(path), _) => Finding::ok("blas", format!("OpenBLAS, {}", path.display())),
+        (Some(path), _) => openblas(&path),
         (None, Some(path)) => Finding::warn(
             "blas",
             format!("{}, not OpenBLAS", path.display()),
@@ -139,6 +139,24 @@ pub(super) fn blas() -> Finding {
         ),
         (None, None) => Finding::ok("blas", "linked in"),
     }
+}
+
+/// Whether OpenBLAS has kernels of this CPU's family: releases older than the CPU fall back to SSE.
+fn openblas(path: &Path) -> Finding {
+    const AVX2_CORES: [&str; 6] = ["haswell", "zen", "excavator", "skylakex", "cooperlake", "sapphirerapids"];
+    let core = longbow_index::blas_core().unwrap_or_else(|| "unknown".to_owned());
+    let found = format!("OpenBLAS, {}, kernels of {core}", path.display());
+    if longbow_index::cpu_supported().is_err() || AVX2_CORES.contains(&core.to_ascii_lowercase().as_str()) {
+        return Finding::ok("blas", found);
+    }
+    let best = if Isa::detect() >= Isa::Avx512 { "SKYLAKEX" } else { "HASWELL" };
+    Finding::warn(
+        "blas",
+        found,
+        format!(
+            "set OPENBLAS_CORETYPE={best} in the environment (scripts/run does): it does not know this CPU, and index builds take three times as long"
+        ),
+    )
 }
 
 pub(super) fn gpu() -> Finding {
