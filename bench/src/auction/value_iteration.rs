@@ -157,9 +157,9 @@ mod tests {
     fn the_table_is_the_best_bid_by_definition() {
         let group = Group { weight: 1.0, theta: 0.01, prices: uniform(9) };
         let (table, naive) = (Table::solve(12, 40.0, 40, std::slice::from_ref(&group)), naive(12, 40, &group));
-        for n in 0..=12 {
-            for b in 0..=40_u32 {
-                let (fast, slow) = (table.at(n, f64::from(b)), naive[n][b as usize]);
+        for (n, row) in naive.iter().enumerate() {
+            for (b, slow) in (0..=40_u32).zip(row) {
+                let fast = table.at(n, f64::from(b));
                 assert!((fast - slow).abs() < 1e-12, "V({n}, {b}) = {fast}, by definition {slow}");
             }
         }

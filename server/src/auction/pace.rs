@@ -12,6 +12,7 @@
 mod controls;
 pub mod horizon;
 mod mpc;
+mod normal;
 mod outcomes;
 mod pid;
 mod profile;

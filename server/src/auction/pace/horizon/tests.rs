@@ -2,8 +2,11 @@ use super::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// (value, cost) of each auction, by tick.
+type Day = Vec<Vec<(f64, f64)>>;
+
 /// A day of two halves whose value levels are drawn anew: 8 ticks of 60 auctions.
-fn day(rng: &mut StdRng) -> Vec<Vec<(f64, f64)>> {
+fn day(rng: &mut StdRng) -> Day {
     let levels = [rng.random_range(0.5..2.0), rng.random_range(0.5..2.0)];
     (0..8)
         .map(|tick| {
@@ -46,7 +49,7 @@ fn keeps_money_for_rich_halves_better_than_any_fixed_multiplier_chosen_before_th
     let budget = 60.0;
     let horizon = Horizon::learn(learned, grid, budget).unwrap();
     let days: Vec<_> = (0..40).map(|_| day(&mut rng)).collect();
-    let total = |run: &dyn Fn(&[Vec<(f64, f64)>]) -> (f64, f64)| days.iter().map(|d| run(d).0).sum::<f64>();
+    let total = |run: &dyn Fn(&Day) -> (f64, f64)| days.iter().map(|d| run(d).0).sum::<f64>();
     let planned = total(&|d| {
         let planner = Planner::new(&horizon, 10.0);
         play(d, budget, |k, level, left| planner.multiplier(k, level, left), &grid)
