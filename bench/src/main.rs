@@ -5,6 +5,7 @@ mod attention;
 mod auction;
 mod client;
 mod clock;
+mod diagnose;
 mod encoder;
 mod index;
 mod ipinyou;
@@ -38,6 +39,8 @@ enum Command {
     Auction(auction::AuctionArgs),
     /// Open-loop load (Poisson arrivals, latency from the scheduled start), one rate or a sweep to the knee
     Load(load::LoadArgs),
+    /// Planted faults: does "why did my return change?" name the cause, and nothing else?
+    Diagnose(diagnose::DiagnoseArgs),
     /// Retrieval: recall and latency of each kind of index under filters, and while items change
     Index(index::IndexArgs),
     /// Attention kernels: a whole history, candidates, an append, beside a matrix product
@@ -59,6 +62,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Auction(args) => auction::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Index(args) => index::run(&args),
         Command::Attention(args) => attention::run(&args),

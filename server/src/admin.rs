@@ -3,17 +3,31 @@
 //! It runs on a thread of its own ([`crate::runtime::serve_on_thread`]), so that scrapes and imports never stand in the way
 //! of bids. What is behind the records is a [`CatalogAdmin`].
 
+mod audit;
+mod console;
+mod desk;
+mod forecast;
 mod guard;
 mod import;
+mod mcp;
 pub(crate) mod models;
+mod openapi;
+mod plans;
 mod records;
+mod requests;
 mod routes;
+mod tokens;
 
+pub use audit::{Audit, AuditError};
+pub use openapi::OPENAPI;
 pub use records::merge_patch;
 pub use routes::Admin;
+pub use tokens::{Caller, Role, TokenError, Tokens};
 
+use crate::app::App;
 use crate::http::respond::Fault;
 use crate::http::{Request, Response};
+use crate::ids::Id;
 use crate::meters::Records;
 use crate::money::{Currency, Micros};
 use crate::plans::FieldError;
@@ -32,6 +46,8 @@ pub struct Page {
     pub after: Option<String>,
     /// Records at most.
     pub limit: usize,
+    /// Only plans of this advertiser, and creatives of such plans; items have no owner.
+    pub owner: Option<Id>,
 }
 
 /// Part of a list.
@@ -154,6 +170,11 @@ pub trait CatalogAdmin: Send + Sync + 'static {
 
     /// A plan's money.
     fn balance(&self, plan: &str) -> impl Future<Output = Result<Balance, CatalogError>> + Send;
+
+    /// The rooms behind the records: reports, explanations, controls. `None` where there are only records.
+    fn app(&self) -> Option<&App> {
+        None
+    }
 
     /// Any other path of the port. Host, origin and token have been checked.
     fn other(&self, request: Request) -> impl Future<Output = Response> + Send {

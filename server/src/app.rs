@@ -13,6 +13,7 @@ mod records;
 mod seen;
 mod shades;
 mod start;
+mod told;
 
 pub use accounts::Accounts;
 pub use generation::{Generation, ItemRows, ModelFacts, RowMap, RowsDraft, RowsView, SelfCheck};
@@ -81,6 +82,8 @@ pub struct App {
     pub seen: Seen,
     /// Predicted values of recent bids.
     pub predicted: Predicted,
+    /// What each plan did, by hour.
+    pub reports: crate::reports::Reports,
     /// Win rates of first-price slots and what to offer there.
     pub shades: Shades,
     /// Numbers of bids.

@@ -6,6 +6,7 @@
 
 pub mod choose;
 mod counters;
+pub mod diagnose;
 pub mod pace;
 pub mod price;
 pub mod reason;

@@ -25,6 +25,7 @@ pub mod money;
 pub mod pipeline;
 pub mod plans;
 pub mod render;
+pub mod reports;
 pub mod retrieve;
 pub mod runtime;
 pub mod store;

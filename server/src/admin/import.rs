@@ -1,10 +1,12 @@
 //! Bulk import: one JSON record a line, read as it arrives, committed in batches, with an error for each bad line.
 
-use super::routes::Admin;
+use super::audit::Call;
+use super::desk::{Desk, forbidden};
+use super::tokens::Role;
 use super::{CatalogAdmin, CatalogError, Kind};
 use crate::http::Request;
 use crate::http::respond::{self, Fault, Response};
-use crate::meters::Bound;
+use crate::meters::{Bound, Label as _};
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -36,7 +38,7 @@ struct LineError {
 }
 
 struct Import<'a, C> {
-    admin: &'a Admin<C>,
+    admin: &'a Desk<C>,
     kind: Kind,
     report: Report,
     /// The batch: line numbers and records.
@@ -51,10 +53,25 @@ struct Import<'a, C> {
 }
 
 pub(super) async fn run<C: CatalogAdmin>(
-    admin: &Admin<C>,
+    admin: &Desk<C>,
+    call: &Call<'_>,
     kind: Kind,
     request: &mut Request,
 ) -> Result<Response, Fault> {
+    match (&call.caller.role, kind) {
+        (Role::Operator, _) | (Role::Ingest, Kind::Items) => {}
+        _ => return Err(forbidden("bulk imports are for operators, and for ingest where items are concerned")),
+    }
+    let result = import(admin, kind, request).await;
+    let told = match &result {
+        Ok(report) => serde_json::to_value(report).unwrap_or_default(),
+        Err(fault) => serde_json::json!({ "stopped": fault.message }),
+    };
+    admin.audited(call, format!("{}.import", kind.name()), "", (None, Some(&told)));
+    result.map(|report| respond::json(StatusCode::OK, &report))
+}
+
+async fn import<C: CatalogAdmin>(admin: &Desk<C>, kind: Kind, request: &mut Request) -> Result<Report, Fault> {
     let settings = &admin.config.admin;
     let idle = Duration::from_millis(settings.import_idle_ms);
     let bytes_max = settings.import_mib_max << 20;
@@ -88,7 +105,7 @@ pub(super) async fn run<C: CatalogAdmin>(
     if let Err(error) = import.end().await {
         return Err(import.stopped(error.fault()));
     }
-    Ok(respond::json(StatusCode::OK, &import.report))
+    Ok(import.report)
 }
 
 impl<C: CatalogAdmin> Import<'_, C> {

@@ -1,9 +1,11 @@
 //! Reading and writing single records.
 
-use super::routes::Admin;
-use super::{CatalogAdmin, CatalogError, Kind, Page, WriteMode, Written};
+use super::audit::Call;
+use super::desk::Desk;
+use super::{CatalogAdmin, Kind, Page, WriteMode, Written};
 use crate::http::Request;
 use crate::http::respond::{self, Fault, Response};
+use crate::ids::ID_BYTES_MAX;
 use crate::meters::Label as _;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
@@ -13,69 +15,67 @@ use serde_json::{Map, Value};
 /// Records on a page when the request does not say.
 const PAGE_DEFAULT: usize = 100;
 
-pub(super) async fn list<C: CatalogAdmin>(admin: &Admin<C>, kind: Kind, request: &Request) -> Result<Response, Fault> {
-    let page_max = admin.config.admin.page_max;
-    let limit = match request.query("limit") {
-        None => PAGE_DEFAULT.min(page_max),
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=page_max).contains(limit))
-            .ok_or_else(|| Fault::invalid("limit", format!("is {text:?}, allowed is 1 to {page_max}")))?,
-    };
+/// The `limit` of a request, at most `most`.
+pub(super) fn limit(request: &Request, most: usize) -> Result<usize, Fault> {
+    let Some(text) = request.query("limit") else { return Ok(PAGE_DEFAULT.min(most)) };
+    let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
+    limit.ok_or_else(|| Fault::invalid("limit", format!("is {text:?}, allowed is 1 to {most}")))
+}
+
+pub(super) async fn list<C: CatalogAdmin>(
+    desk: &Desk<C>,
+    call: &Call<'_>,
+    kind: Kind,
+    request: &Request,
+) -> Result<Response, Fault> {
+    let limit = limit(request, desk.config.admin.page_max)?;
     let after = request.query("after").map(std::borrow::Cow::into_owned);
-    let listing = admin.app.list(kind, Page { after, limit }).await.map_err(|error| error.fault())?;
+    let listing = desk.list(call.caller, kind, Page { after, limit, owner: None }).await?;
     Ok(respond::json(StatusCode::OK, &listing))
 }
 
-pub(super) async fn get<C: CatalogAdmin>(admin: &Admin<C>, kind: Kind, id: &str) -> Result<Response, Fault> {
-    let record = admin.app.get(kind, id).await.map_err(|error| error.fault())?;
-    Ok(respond::json(StatusCode::OK, &record))
-}
-
 pub(super) async fn create<C: CatalogAdmin>(
-    admin: &Admin<C>,
+    desk: &Desk<C>,
+    call: &Call<'_>,
     kind: Kind,
     request: &mut Request,
 ) -> Result<Response, Fault> {
-    let record = object(admin, request).await?;
+    let record = object(desk, request).await?;
     let id = match record.get("id") {
         Some(Value::String(id)) => id.clone(),
         Some(Value::Number(id)) if id.is_i64() || id.is_u64() => id.to_string(),
         _ => return Err(Fault::invalid("id", "must be a string or an integer")),
     };
-    written(kind, &id, admin.app.put(kind, &id, Value::Object(record), WriteMode::Create).await)
+    if !(1..=ID_BYTES_MAX).contains(&id.len()) {
+        return Err(Fault::invalid("id", format!("must be 1 to {ID_BYTES_MAX} bytes")));
+    }
+    written(kind, &id, desk.put(call, kind, (&id, Value::Object(record)), WriteMode::Create).await)
 }
 
 pub(super) async fn put<C: CatalogAdmin>(
-    admin: &Admin<C>,
-    kind: Kind,
-    id: &str,
+    desk: &Desk<C>,
+    call: &Call<'_>,
+    (kind, id): (Kind, &str),
     request: &mut Request,
 ) -> Result<Response, Fault> {
-    let mut record = object(admin, request).await?;
+    let mut record = object(desk, request).await?;
     same_id(id, &mut record)?;
-    written(kind, id, admin.app.put(kind, id, Value::Object(record), WriteMode::Upsert).await)
+    written(kind, id, desk.put(call, kind, (id, Value::Object(record)), WriteMode::Upsert).await)
 }
 
 pub(super) async fn patch<C: CatalogAdmin>(
-    admin: &Admin<C>,
-    kind: Kind,
-    id: &str,
+    desk: &Desk<C>,
+    call: &Call<'_>,
+    (kind, id): (Kind, &str),
     request: &mut Request,
 ) -> Result<Response, Fault> {
-    let mut change = object(admin, request).await?;
+    let mut change = object(desk, request).await?;
     same_id(id, &mut change)?;
-    written(kind, id, admin.app.patch(kind, id, Value::Object(change)).await)
+    written(kind, id, desk.patch(call, kind, id, Value::Object(change)).await)
 }
 
-pub(super) async fn delete<C: CatalogAdmin>(admin: &Admin<C>, kind: Kind, id: &str) -> Result<Response, Fault> {
-    admin.app.delete(kind, id).await.map_err(|error| error.fault())?;
-    Ok(respond::no_content())
-}
-
-fn written(kind: Kind, id: &str, result: Result<Written, CatalogError>) -> Result<Response, Fault> {
-    let Written { record, created } = result.map_err(|error| error.fault())?;
+fn written(kind: Kind, id: &str, result: Result<Written, Fault>) -> Result<Response, Fault> {
+    let Written { record, created } = result?;
     if !created {
         return Ok(respond::json(StatusCode::OK, &record));
     }
@@ -102,9 +102,12 @@ fn same_id(id: &str, record: &mut Map<String, Value>) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn object<C: CatalogAdmin>(admin: &Admin<C>, request: &mut Request) -> Result<Map<String, Value>, Fault> {
+pub(super) async fn object<C: CatalogAdmin>(
+    desk: &Desk<C>,
+    request: &mut Request,
+) -> Result<Map<String, Value>, Fault> {
     request.expect_json()?;
-    let body = request.bytes(admin.config.admin.body_bytes_max).await.map_err(|error| error.fault())?;
+    let body = request.bytes(desk.config.admin.body_bytes_max).await.map_err(|error| error.fault())?;
     match serde_json::from_slice(&body) {
         Ok(Value::Object(record)) => Ok(record),
         Ok(_) => Err(Fault::new(StatusCode::BAD_REQUEST, "bad_json", "the body must be a JSON object")),

@@ -107,6 +107,7 @@ impl Control {
             money.iter_mut().zip(columns).for_each(|(sum, column)| *sum = sum.saturating_add(column.0));
             PlanTotals { spent: balance.spent, free: balance.free, results: app.outcomes.of(slot) }
         });
+        app.report_tick(&catalog, &controls);
         app.controls.store(controls);
         app.shades.refresh(app.clock.seconds(), app.hold_seconds());
         app.show_money(money);
@@ -137,8 +138,11 @@ impl Control {
         let record = |(name, json): (&str, Result<Vec<u8>, _>)| {
             Some(CatalogRecord { kind: CatalogKind::Learned, id: Id::from(name), json: json.ok()? })
         };
-        let records = states.into_iter().filter_map(record).collect();
-        if let Err(error) = self.runtime.block_on(self.store.put_many(records)) {
+        let mut records: Vec<CatalogRecord> = states.into_iter().filter_map(record).collect();
+        self.app.reports.settle(&catalog);
+        let (rows, gone) = self.app.reports.changes();
+        records.extend(rows);
+        if let Err(error) = self.runtime.block_on(self.store.change(records, gone)) {
             tracing::warn!(%error, "learned state was not saved");
         }
     }

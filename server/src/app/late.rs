@@ -1,6 +1,6 @@
 //! The admin port answers health and metrics from the first moment; records are there once everything is loaded.
 
-use super::Records;
+use super::{App, Records};
 use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written};
 use crate::http::respond::Fault;
 use crate::http::{Request, Response};
@@ -44,6 +44,9 @@ impl CatalogAdmin for LateRecords {
     }
     async fn balance(&self, plan: &str) -> Result<Balance, CatalogError> {
         self.ready()?.balance(plan).await
+    }
+    fn app(&self) -> Option<&App> {
+        self.0.get().and_then(CatalogAdmin::app)
     }
     async fn other(&self, request: Request) -> Response {
         match self.ready() {

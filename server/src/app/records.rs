@@ -7,7 +7,7 @@ use super::{App, RowsDraft};
 use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written, merge_patch};
 use crate::catalog::{Applied, ApplyError, Catalog, Change, ChangeError};
 use crate::http::{Request, Response};
-use crate::ids::{Id, ItemKey, ItemSlot};
+use crate::ids::{Id, ItemKey, ItemSlot, PlanSlot};
 use crate::ledger::BudgetError;
 use crate::plans::{Creative, FieldError, Item, Plan};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
@@ -260,10 +260,18 @@ fn durable_kind(kind: Kind) -> CatalogKind {
 impl CatalogAdmin for Records {
     async fn list(&self, kind: Kind, page: Page) -> Result<Listing, CatalogError> {
         let catalog = self.app.catalog.snapshot();
+        let owned = |plan: PlanSlot| {
+            let owner = catalog.plan(plan).map(|entry| &entry.record.advertiser);
+            page.owner.is_none() || owner == page.owner.as_ref()
+        };
         let mut ids: Vec<&Id> = match kind {
             Kind::Items => catalog.items().map(|(_, entry)| &entry.record.id).collect(),
-            Kind::Plans => catalog.plans().map(|(_, entry)| &entry.record.id).collect(),
-            Kind::Creatives => catalog.creatives().map(|(_, entry)| &entry.record.id).collect(),
+            Kind::Plans => {
+                catalog.plans().filter(|(slot, _)| owned(*slot)).map(|(_, entry)| &entry.record.id).collect()
+            }
+            Kind::Creatives => {
+                catalog.creatives().filter(|(_, entry)| owned(entry.plan)).map(|(_, entry)| &entry.record.id).collect()
+            }
         };
         let total = ids.len();
         if let Some(after) = &page.after {
@@ -346,6 +354,10 @@ impl CatalogAdmin for Records {
             free_micros: balance.free,
             late_micros: balance.late,
         })
+    }
+
+    fn app(&self) -> Option<&App> {
+        Some(&self.app)
     }
 
     async fn other(&self, request: Request) -> Response {

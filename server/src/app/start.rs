@@ -6,7 +6,7 @@ use super::generation::{Pace, Workshop};
 use super::late::LateRecords;
 use super::models::{self, ModelThread, Models};
 use super::{Accounts, App, BidIds, Generation, Predicted, Records, Seen, keys};
-use crate::admin::Admin;
+use crate::admin::{Admin, Audit, Tokens};
 use crate::auction::choose::Chooser;
 use crate::auction::pace::{ControlLoop, ControlsHandle, Outcomes};
 use crate::catalog::{Catalog, EligibilityCache};
@@ -106,7 +106,9 @@ pub async fn serve(
     let public = Listener::bind(Settings::public(&config), Arc::clone(&meters), lifecycle.clone())?;
     let late = Arc::new(LateRecords::default());
     let shared = Arc::new(config.clone());
-    let handler = Admin::new(Arc::clone(&late), shared, Arc::clone(&meters), lifecycle.clone());
+    let audit = Audit::open(&config.data.dir.join("audit"), config.admin.audit_file_mib << 20)?;
+    let tokens = Tokens::load(&config.admin)?;
+    let handler = Admin::guarded(Arc::clone(&late), shared, (Arc::clone(&meters), lifecycle.clone()), (tokens, audit));
     let admin = serve_on_thread("admin", Settings::admin(&config), Arc::clone(&meters), lifecycle.clone(), handler)?;
     let bound = Bound { http: public.address()?, admin: admin.address };
     let upkeep = tokio::spawn({
@@ -175,6 +177,7 @@ async fn boot(
         signer: keys::signer(&config.notices, &config.data.dir)?,
         seen: Seen::default(),
         predicted: Predicted::default(),
+        reports: crate::reports::Reports::default(),
         shades: super::Shades::default(),
         bid_ids: BidIds::new(SysRng.try_next_u64()?),
         public_url,
@@ -252,6 +255,7 @@ fn restore(app: &App, store: &CatalogStore) -> anyhow::Result<ControlLoop> {
             .inspect_err(|error| tracing::warn!(name, %error, "learned state cannot be read; it begins anew"))
             .ok()
     }
+    store.load_all(CatalogKind::Report, &mut |key, json| app.reports.restore(key, json))?;
     let catalog = app.catalog.snapshot();
     if let Some(state) = read(&states, control::CHOOSER) {
         app.chooser.restore(&catalog, &state);

@@ -56,6 +56,10 @@ section! {
         hosts: Vec<String> = Vec::new(), Texts;
         /// If set, everything but /livez, /readyz and /metrics needs `authorization: Bearer <token>`.
         token: Secret = Secret::default(), Hidden;
+        /// Further tokens with roles, one `name role sha256-of-the-token` a line; roles: read, advertiser:<id>, operator, ingest.
+        token_file: String = String::new(), Text;
+        /// The audit log of changes is written to `audit` in data.dir, in files of this size; six are kept.
+        audit_file_mib: u64 = 4, Int(1, 1_024);
         /// Open connections at most.
         connections_max: usize = 256, Int(1, 100_000);
         /// Body of a request other than an import.

@@ -10,6 +10,8 @@ use crate::ids::Id;
 use crate::meters::{NoBid, Stage, StageTimes};
 use crate::pipeline::bid::{Decision, Mode, decide};
 use crate::pipeline::{Asked, Stop, Subject, dress};
+use crate::reports::{AnsweredBid, RecentBid};
+use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use std::time::{Duration, Instant};
@@ -27,16 +29,19 @@ async fn answer(app: &App, request: &mut Request, times: &mut StageTimes) -> Res
     openrtb::check_version(version.as_deref()).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
     let bytes = request.bytes(app.config.http.body_bytes_max).await.map_err(|error| error.fault())?;
     let bid_request = openrtb::parse(&bytes).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
+    let kept = RecentBid::keeps(&bytes).then(|| Bytes::copy_from_slice(&bytes));
     drop(bytes);
     for (kind, count) in bid_request.tally.counts() {
         app.meters.leniencies.of(kind).increment(u64::from(count));
     }
     times.end(Stage::Parse, Instant::now());
-    let outcome = bid(app, &bid_request, request.arrived, times).await;
-    let mut response = match outcome {
-        Ok(response) => response,
-        Err(reason) => no_bid(app, reason),
-    };
+    let mut bids = Vec::new();
+    let outcome = bid(app, &bid_request, request.arrived, (times, &mut bids)).await;
+    let reason = outcome.as_ref().err().copied();
+    let mut response = outcome.unwrap_or_else(|reason| no_bid(app, reason));
+    if let Some(body) = kept {
+        app.report_answer(request, &bid_request, (body, times.clone()), (bids, reason));
+    }
     if let Ok(version) = HeaderValue::from_str(version.as_deref().unwrap_or("2.6")) {
         response.headers_mut().insert("x-openrtb-version", version);
     }
@@ -54,7 +59,12 @@ fn deadline(app: &App, tmax_ms: Option<u32>, arrived: Instant) -> Result<Deadlin
     Ok(Deadline::after(arrived, Duration::from_millis(left)))
 }
 
-async fn bid(app: &App, request: &BidRequest, arrived: Instant, times: &mut StageTimes) -> Result<Response, NoBid> {
+async fn bid(
+    app: &App,
+    request: &BidRequest,
+    arrived: Instant,
+    (times, told): (&mut StageTimes, &mut Vec<AnsweredBid>),
+) -> Result<Response, NoBid> {
     if app.ledger.poisoned().is_some() {
         return Err(NoBid::LedgerPoisoned);
     }
@@ -87,6 +97,7 @@ async fn bid(app: &App, request: &BidRequest, arrived: Instant, times: &mut Stag
         tracing::error!(auction = request.terms.auction_id, fault, "a bid could not be written");
         NoBid::Failed
     })?;
+    *told = app.report_bids(request, &decision);
     times.end(Stage::Record, Instant::now());
     if !request.terms.test {
         app.meters.bids.increment(decision.bids.len() as u64);

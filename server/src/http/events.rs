@@ -245,6 +245,8 @@ fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
     };
     if let (Some(plan), Some(result)) = (plan, result) {
         app.outcomes.record(plan, result);
+        let bid = body.bid.as_ref().map(|bid| BidId::parse(bid.as_str()));
+        app.report_result(bid, plan, creative, result);
     }
 }
 

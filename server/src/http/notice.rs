@@ -94,8 +94,12 @@ async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -
     app.shades.won(bid);
     let settlement = Settlement { account, bid, notice, price, bid_amount, issued_at: claim.time_s };
     match app.ledger.settle(settlement).await {
-        Ok(Settled::Charged { timing: Timing::OnTime }) => (NoticeOutcome::Settled, Ok(())),
+        Ok(Settled::Charged { timing: Timing::OnTime }) => {
+            app.report_win(&catalog, claim, (price, bid_amount));
+            (NoticeOutcome::Settled, Ok(()))
+        }
         Ok(Settled::Charged { timing }) => {
+            app.report_win(&catalog, claim, (price, bid_amount));
             tracing::warn!(plan = %plan, bid = %claim.bid, ?timing, price = price.0, "charged late");
             (NoticeOutcome::Late, Ok(()))
         }
@@ -148,6 +152,7 @@ fn seen(app: &App, kind: NoticeKind, claim: &Claim<'_>) -> NoticeOutcome {
     match plan_of(&catalog, claim) {
         Some(plan) => {
             app.outcomes.record(plan, of_plan);
+            app.report_result(Some(bid), plan, creative_of(&catalog, claim), of_plan);
             NoticeOutcome::Settled
         }
         None => NoticeOutcome::Unknown,

@@ -65,6 +65,7 @@ pub struct Decision {
 #[derive(Clone, Debug)]
 pub struct Reasons {
     counts: [u32; NoBidReason::ALL.len()],
+    below_floor: Vec<PlanSlot>,
     by_plan: Option<HashMap<PlanSlot, NoBidReason>>,
 }
 
@@ -72,11 +73,14 @@ impl Reasons {
     /// Counts only, or with a trace by plan.
     #[must_use]
     pub fn new(traced: bool) -> Self {
-        Self { counts: [0; NoBidReason::ALL.len()], by_plan: traced.then(HashMap::new) }
+        Self { counts: [0; NoBidReason::ALL.len()], below_floor: Vec::new(), by_plan: traced.then(HashMap::new) }
     }
 
     fn note(&mut self, plan: Option<PlanSlot>, reason: NoBidReason) {
         self.counts[reason.index()] += 1;
+        if let (Some(plan), NoBidReason::BelowFloor) = (plan, reason) {
+            self.below_floor.push(plan);
+        }
         if let (Some(plan), Some(trace)) = (plan, &mut self.by_plan) {
             let farthest = trace.entry(plan).or_insert(reason);
             *farthest = reason.max(*farthest);
@@ -92,6 +96,12 @@ impl Reasons {
     #[must_use]
     pub fn by_plan(&self) -> Option<&HashMap<PlanSlot, NoBidReason>> {
         self.by_plan.as_ref()
+    }
+
+    /// Plans whose price did not reach the floor, for each candidate once.
+    #[must_use]
+    pub fn below_floor(&self) -> &[PlanSlot] {
+        &self.below_floor
     }
 
     fn had(&self, reason: NoBidReason) -> bool {
@@ -150,6 +160,9 @@ pub async fn decide(
     }
     let predictions = Predictions { items: &items, scores: &scores };
     let mut priced = price_all(app, &predictions, (&catalog, &controls), &offers, &mut decision.reasons);
+    if mode.hold {
+        app.report_chances(request, &priced, &decision.reasons);
+    }
     times.end(Stage::Price, Instant::now());
     decision.no_bid = no_bid_of(&decision.reasons);
     let stage = Choosing { app, terms: &request.terms, offers: &offers, catalog: &catalog, predictions: &predictions };

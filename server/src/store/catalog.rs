@@ -31,6 +31,8 @@ pub enum CatalogKind {
     Creative,
     /// State that the server learned, by name.
     Learned,
+    /// Rows of reports, by hour and plan ([`crate::reports`]).
+    Report,
 }
 
 impl CatalogKind {
@@ -40,6 +42,7 @@ impl CatalogKind {
             Self::Item => 2,
             Self::Creative => 3,
             Self::Learned => 4,
+            Self::Report => 5,
         }
     }
 }
