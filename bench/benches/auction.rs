@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench that cannot go on stops")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use longbow::auction::choose::Chooser;
+use longbow::auction::choose::{Ask, Chooser, Context, Outcome, Sight};
 use longbow::auction::pace::{ControlLoop, PlanResults, PlanTotals};
 use longbow::auction::price::{Market, PriceInput, Shade, bid};
 use longbow::auction::select::{Candidate, Selection};
@@ -12,9 +12,10 @@ use longbow::auction::slot::{AuctionType, BannerSlot, Slot, Terms};
 use longbow::catalog::{Bitmap, Catalog, CatalogHandle, Change, EligibilityCache, PlanSet};
 use longbow::ids::Id;
 use longbow::money::{Currency, FxTable, Micros};
-use longbow::plans::{Creative, Format, Goal, Item, Plan, PlanState, PolicyKind};
+use longbow::plans::{Creative, Element, Format, Goal, Item, Part, Plan, PlanState, PolicyKind};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -67,6 +68,7 @@ fn changes(items: usize, plans: usize, creatives: usize) -> Vec<Change> {
             item: None,
             attributes: if rng.random_bool(0.2) { vec![rng.random_range(1..17)] } else { vec![] },
             language: None,
+            elements: Default::default(),
             format: Format::Banner { w, h, image_url: "https://i.example/x.jpg".into() },
         }));
     }
@@ -177,11 +179,64 @@ fn auction(c: &mut Criterion) {
             criterion::BatchSize::SmallInput,
         );
     });
-    let chooser = Chooser::new();
+    choosing(c, &catalog);
+}
+
+/// Choosing with a record of every creative, for a known user, from 5 and from 50 plain and from 5 composed ones.
+fn choosing(c: &mut Criterion, catalog: &Catalog) {
+    let chooser = Chooser::default();
     let mut rng = StdRng::seed_from_u64(3);
-    c.bench_function("choose one of 5 creatives", |b| {
-        b.iter(|| chooser.choose(&catalog, (0..5).map(|n| n * 2_000), &mut rng));
+    let ask = Ask { context: Context::of(&[0.3, -0.2, 0.5, 0.1], 700), user: 77, now_s: 1_700_000_000 };
+    for n in 0..2_000 {
+        let sight =
+            Sight { context: ask.context, user: u128::from(n % 90), now_s: ask.now_s, ..(n % 100 * 100).into() };
+        chooser.record(catalog, sight, Outcome::Impression);
+        if n % 30 == 0 {
+            chooser.record(catalog, sight, Outcome::Click);
+        }
+    }
+    chooser.learn(catalog, 1.0);
+    for count in [5, 50] {
+        c.bench_function(&format!("choose one of {count} creatives"), |b| {
+            b.iter(|| chooser.choose(catalog, &ask, (0..count).map(|n| n * 100), &mut rng));
+        });
+    }
+    let composed = built(10, 1, 0);
+    let elements = elements();
+    let records = (0..5).map(|n| {
+        let format = Format::Banner { w: 300, h: 250, image_url: "https://i.example/x.jpg".into() };
+        let (id, plan, elements) = (name("c", n), name("p", 0), elements.clone());
+        Change::Creative(Creative { id, plan, item: None, attributes: vec![], language: None, elements, format })
     });
+    composed.apply(records.collect()).unwrap();
+    let catalog = composed.snapshot();
+    c.bench_function("choose and compose one of 5 creatives of 24 elements", |b| {
+        b.iter(|| chooser.choose(&catalog, &ask, 0..5, &mut rng));
+    });
+    let sight: Sight = chooser.choose(&catalog, &ask, 0..5, &mut rng).map_or(0.into(), |choice| Sight {
+        composition: choice.composition,
+        context: ask.context,
+        user: 77,
+        ..choice.creative.into()
+    });
+    c.bench_function("record an impression of a composed creative", |b| {
+        b.iter(|| chooser.record(&catalog, sight, Outcome::Impression));
+    });
+}
+
+/// Four templates, six titles, six texts, four calls to action below the templates, four colours.
+fn elements() -> BTreeMap<Id, Element> {
+    let templates = ["picture", "caption", "split", "text"];
+    let mut all = BTreeMap::new();
+    let mut add = |id: String, part, value: String, under: Vec<Id>| {
+        all.insert(Id::from(&*id), Element { part, value, under });
+    };
+    templates.iter().enumerate().for_each(|(n, name)| add(format!("m{n}"), Part::Template, (*name).into(), vec![]));
+    (0..6).for_each(|n| add(format!("t{n}"), Part::Title, format!("Title {n}"), vec![]));
+    (0..6).for_each(|n| add(format!("x{n}"), Part::Text, format!("A selling point, number {n}"), vec![]));
+    (0..4).for_each(|n| add(format!("a{n}"), Part::Cta, format!("Buy {n}"), (0..4).map(|m| name("m", m)).collect()));
+    (0..4).for_each(|n| add(format!("b{n}"), Part::Background, format!("#ff00{n}0"), vec![]));
+    all
 }
 
 fn pace(c: &mut Criterion) {

@@ -5,6 +5,7 @@ mod attention;
 mod auction;
 mod client;
 mod clock;
+mod creative;
 mod diagnose;
 mod encoder;
 mod index;
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     /// Bidding policies against a synthetic market: value, budget, return
     Auction(auction::AuctionArgs),
+    /// The creative stage's model on public problems: composed creatives, mushrooms
+    Creative(creative::CreativeArgs),
     /// Open-loop load (Poisson arrivals, latency from the scheduled start), one rate or a sweep to the knee
     Load(load::LoadArgs),
     /// Planted faults: does "why did my return change?" name the cause, and nothing else?
@@ -63,6 +66,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Auction(args) => auction::run(&args),
         Command::Diagnose(args) => diagnose::run(&args),
+        Command::Creative(args) => creative::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Index(args) => index::run(&args),
         Command::Attention(args) => attention::run(&args),

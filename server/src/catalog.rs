@@ -28,6 +28,7 @@ pub(crate) use filter::deal_admits;
 pub use filter::{Eligible, PlanSet};
 pub use handle::CatalogHandle;
 
+use crate::auction::choose::Tree;
 use crate::ids::{CreativeSlot, Id, ItemKey, ItemSlot, PlanSlot};
 use crate::plans::{Creative, Item, Plan};
 use chunked::{Chunked, Sharded};
@@ -75,6 +76,8 @@ pub struct CreativeEntry {
     pub plan: PlanSlot,
     /// The only item it may show, if it names one.
     pub item: Option<ItemSlot>,
+    /// Its elements, if it is composed for each impression.
+    pub tree: Option<Arc<Tree>>,
     /// Number of its shape: all creatives of one shape fit the same slots.
     pub(crate) shape: u32,
 }

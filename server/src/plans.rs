@@ -3,9 +3,14 @@
 //! Every record is plain data with a [`validate`](Plan::validate) that names the field and the fix. The immutable,
 //! indexed form that requests read is [`crate::catalog::Catalog`].
 
+mod element;
+
+pub use element::{ELEMENT_CHARS_MAX, ELEMENTS_MAX, Element, Part};
+
 use crate::ids::Id;
 use crate::money::{Currency, Micros};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A field of a record that breaks a rule: shown to the caller as `field: fault`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -364,6 +369,9 @@ pub struct Creative {
     /// ISO-639-1 language, if it matters.
     #[serde(default)]
     pub language: Option<String>,
+    /// Alternatives for its parts: if there are any, each impression shows one composition of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub elements: BTreeMap<Id, Element>,
     /// The form.
     #[serde(flatten)]
     pub format: Format,
@@ -390,7 +398,7 @@ impl Creative {
         match &self.format {
             Format::Banner { w, h, image_url } => {
                 size(*w, *h)?;
-                url("image_url", image_url, true)
+                url("image_url", image_url, true)?;
             }
             Format::Video { w, h, duration_s, mime, media_url } => {
                 size(*w, *h)?;
@@ -400,15 +408,16 @@ impl Creative {
                 if !mime.starts_with("video/") {
                     return Err(FieldError::new("mime", "must be a video type, as in \"video/mp4\""));
                 }
-                url("media_url", media_url, true)
+                url("media_url", media_url, true)?;
             }
             Format::Native { title, image_url, icon_url, .. } => {
                 if title.is_empty() {
                     return Err(FieldError::new("title", "must not be empty"));
                 }
                 url("image_url", image_url, true)?;
-                url("icon_url", icon_url, false)
+                url("icon_url", icon_url, false)?;
             }
         }
+        self.validate_elements()
     }
 }

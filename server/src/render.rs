@@ -6,11 +6,13 @@
 mod banner;
 mod escape;
 mod fit;
+mod look;
 mod native;
 mod vast;
 
 pub use escape::{markup_text, web_url};
 pub use fit::fits;
+pub use look::Look;
 pub use vast::VastVersion;
 
 use crate::auction::slot::Slot;
@@ -110,6 +112,8 @@ pub struct Dressing<'a> {
     pub slot: &'a Slot,
     /// The creative shown.
     pub creative: &'a Creative,
+    /// Its elements, where they take the place of its own values.
+    pub look: Look<'a>,
     /// What [`fits`] said.
     pub form: FormUsed,
     /// Name of the advertised item: the alternative text of a banner, the title of a video. May be empty.

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How often learned state is written.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
+/// How often draws of creatives are brought in step with what was learned.
+const LEARN_EVERY: Duration = Duration::from_secs(1);
+
 /// Names of learned state in the store.
 pub(super) const CHOOSER: &str = "chooser";
 pub(super) const OUTCOMES: &str = "outcomes";
@@ -33,8 +36,8 @@ impl ControlThread {
         let (stop, stopped) = bounded(0);
         let runtime = tokio::runtime::Handle::current();
         let seen = (app.catalog.snapshot().version(), app.generation().facts.version.clone());
-        let counted = Counted::default();
-        let mut control = Control { app, store, pacing, saved: Instant::now(), runtime, seen, counted };
+        let (saved, learned, counted) = (Instant::now(), Instant::now(), Counted::default());
+        let mut control = Control { app, store, pacing, saved, learned, runtime, seen, counted };
         control.tick();
         let run = move || control.run(&stopped);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run)?;
@@ -56,6 +59,7 @@ struct Control {
     store: Arc<CatalogStore>,
     pacing: ControlLoop,
     saved: Instant,
+    learned: Instant,
     runtime: tokio::runtime::Handle,
     /// Versions of catalogue and model that `everyman` was made from.
     seen: (u64, String),
@@ -86,6 +90,7 @@ impl Control {
         let every = Duration::from_millis(self.app.config.auction.tick_ms);
         while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
             self.tick();
+            self.learn();
             if self.saved.elapsed() >= SAVE_EVERY {
                 self.save();
                 self.follow_items();
@@ -113,6 +118,15 @@ impl Control {
         app.show_money(money);
         app.show_health();
         app.show_rooms(&mut self.counted);
+    }
+
+    /// The slower part of what is learned of creatives.
+    fn learn(&mut self) {
+        let passed = self.learned.elapsed();
+        if passed >= LEARN_EVERY {
+            self.learned = Instant::now();
+            self.app.chooser.learn(&self.app.catalog.snapshot(), passed.as_secs_f64());
+        }
     }
 
     /// Moves the query of users without a history along with the catalogue.

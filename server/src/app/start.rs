@@ -168,7 +168,7 @@ async fn boot(
         fx: config.currencies.table(),
         filters: EligibilityCache::new(config.index.filter_cache_entries),
         controls: ControlsHandle::default(),
-        chooser: Chooser::new(),
+        chooser: Chooser::new(config.auction.choosing()),
         outcomes: Outcomes::new(),
         accounts: Accounts::default(),
         generation: ArcSwap::from_pointee(generation),

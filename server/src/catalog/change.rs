@@ -4,6 +4,7 @@ use super::{
     CREATIVES_MAX, Catalog, CreativeEntry, ITEM_CATEGORIES_MAX, ITEMS_MAX, ItemEntry, PLANS_MAX, PlanEntry, category,
     domain, with_ancestors, with_parents,
 };
+use crate::auction::choose::Tree;
 use crate::ids::{CreativeSlot, ID_BYTES_MAX, Id, ItemKey, ItemSlot, PlanSlot};
 use crate::plans::{Creative, FieldError, Item, Plan, PlanState};
 use std::sync::Arc;
@@ -364,9 +365,10 @@ impl Draft {
             self.catalog.next_creative - 1
         };
         let record = Arc::new(creative);
+        let tree = Tree::compile(&record)?.map(Arc::new);
         let shape = self.catalog.shapes.enter(&record);
         self.catalog.creative_ids.insert(record.id.clone(), slot);
-        self.catalog.creatives.put(slot, CreativeEntry { record, plan, item, shape });
+        self.catalog.creatives.put(slot, CreativeEntry { record, plan, item, tree, shape });
         self.relink(plan, slot, shape, true);
         self.applied.creatives.push(slot);
         Ok(())

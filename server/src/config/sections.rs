@@ -168,6 +168,12 @@ section! {
         tick_ms: u64 = 1_000, Int(10, 3_600_000);
         /// Seed of creative sampling; the same seed gives the same choices.
         seed: u64 = 1, Int(0, i64::MAX);
+        /// Share of a composed creative's choices that show an element which is new to it.
+        explore_share: f64 = 0.1, Float(0.0, 1.0);
+        /// Impressions after which an element is no longer new.
+        explore_impressions: u64 = 1_000, Int(1, 1_000_000);
+        /// What was learned of creatives loses half its weight in this time.
+        creative_half_life_hours: u64 = 720, Int(1, 87_600);
         /// Time for an answer when a request names none (`tmax`).
         tmax_default_ms: u64 = 100, Int(5, 60_000);
         /// Longest time granted however large `tmax` is.
@@ -176,6 +182,19 @@ section! {
         tmax_min_ms: u64 = 5, Int(0, 60_000);
         /// Kept back from `tmax` for the network.
         network_margin_ms: u64 = 10, Int(0, 10_000);
+    }
+}
+
+impl Auction {
+    /// Settings of the creative stage.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "bounded far below 2^53")]
+    pub fn choosing(&self) -> crate::auction::choose::Settings {
+        crate::auction::choose::Settings {
+            explore_share: self.explore_share,
+            explore_impressions: self.explore_impressions as f64,
+            half_life_s: self.creative_half_life_hours as f64 * 3_600.0,
+        }
     }
 }
 

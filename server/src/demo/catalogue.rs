@@ -136,6 +136,7 @@ pub fn creatives(plans: &[Plan], demo: &config::Demo) -> Vec<Creative> {
             // 6 and 7 are in-banner video, started by itself and by the user.
             attributes: if number % 17 == 0 { vec![6] } else { Vec::new() },
             language: None,
+            elements: Default::default(),
             format,
         });
     }

@@ -5,7 +5,7 @@ use super::routes::timed;
 use super::{Request, Response};
 use crate::actions;
 use crate::app::App;
-use crate::auction::choose::Outcome;
+use crate::auction::choose::{Outcome, Sight};
 use crate::auction::pace::PlanOutcome;
 use crate::batch::Urgency;
 use crate::catalog::Catalog;
@@ -233,9 +233,10 @@ fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
         actions::CLICK => Some((Outcome::Click, PlanOutcome::Click)),
         _ => None,
     };
-    let creative = body.creative.as_ref().and_then(|id| catalog.creative_slot(id));
-    if let (Some(creative), Some((outcome, _))) = (creative, shown) {
-        app.chooser.record(catalog, creative, outcome);
+    let sight = body.creative.as_ref().and_then(|id| Sight::find(catalog, id.as_str()));
+    if let (Some(sight), Some((outcome, _))) = (sight, shown) {
+        let sight = Sight { user: user_key(&body.user), now_s: app.clock.seconds(), ..sight };
+        app.chooser.record(catalog, sight, outcome);
     }
     let plan = body.plan.as_ref().and_then(|id| catalog.plan_slot(id));
     let result = match (shown, action) {

@@ -4,10 +4,10 @@ use super::notices::{Claim, NoticeError, NoticeKind};
 use super::respond::{self, Fault};
 use super::{Request, Response};
 use crate::app::App;
-use crate::auction::choose::Outcome;
+use crate::auction::choose::{Outcome, Sight};
 use crate::auction::pace::PlanOutcome;
 use crate::catalog::Catalog;
-use crate::ids::{CreativeSlot, Id, PlanSlot};
+use crate::ids::{Id, PlanSlot};
 use crate::ledger::{self, BidId, SettleError, Settled, Settlement, Timing};
 use crate::meters::NoticeOutcome;
 use crate::money::{Micros, Rounding};
@@ -68,8 +68,10 @@ fn plan_of(catalog: &Catalog, claim: &Claim<'_>) -> Option<PlanSlot> {
     catalog.plan_slot(&Id::from(&*claim.plan))
 }
 
-fn creative_of(catalog: &Catalog, claim: &Claim<'_>) -> Option<CreativeSlot> {
-    catalog.creative_slot(&Id::from(&*claim.creative))
+/// What the claim says was shown, if its creative is still here.
+fn sight_of(app: &App, catalog: &Catalog, claim: &Claim<'_>) -> Option<Sight> {
+    let sight = Sight::find(catalog, &claim.creative)?;
+    Some(Sight { user: claim.user, now_s: app.clock.seconds(), ..sight })
 }
 
 /// Charges a win or billing notice. The answer leaves when the charge is on disk.
@@ -146,8 +148,8 @@ fn seen(app: &App, kind: NoticeKind, claim: &Claim<'_>) -> NoticeOutcome {
         NoticeKind::Click => (Outcome::Click, PlanOutcome::Click),
         _ => (Outcome::Impression, PlanOutcome::Impression(app.predicted.of(bid))),
     };
-    if let Some(creative) = creative_of(&catalog, claim) {
-        app.chooser.record(&catalog, creative, of_creative);
+    if let Some(sight) = sight_of(app, &catalog, claim) {
+        app.chooser.record(&catalog, sight, of_creative);
     }
     match plan_of(&catalog, claim) {
         Some(plan) => {

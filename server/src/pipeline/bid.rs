@@ -1,8 +1,9 @@
 //! What an exchange is offered: filters, the shared stages, prices, the auction inside the response, creatives, holds.
 
-use super::{Asked, Prediction, Stop, Understood, retrieve, score, understand};
+use super::{Asked, Prediction, Stop, Subject, Understood, retrieve, score, understand, user_key};
 use crate::app::{App, group_of};
 use crate::auction::NoBidReason;
+use crate::auction::choose::{Ask, Composition, Context};
 use crate::auction::pace::Controls;
 use crate::auction::price::{Market, PriceInput, Priced, Shade, bid};
 use crate::auction::select::{Candidate, Selection};
@@ -36,6 +37,8 @@ pub struct Won {
     pub item: ItemSlot,
     /// What is shown.
     pub creative: CreativeSlot,
+    /// Its elements, if it has any.
+    pub composition: Composition,
     /// Its price.
     pub priced: Priced,
     /// What the model expects.
@@ -51,6 +54,8 @@ pub struct Decision {
     pub catalog: Arc<Catalog>,
     /// Bids, strongest first.
     pub bids: Vec<Won>,
+    /// For whom creatives were chosen.
+    pub ask: Ask,
     /// Currency of the response.
     pub currency: Currency,
     /// Why there are none, if so.
@@ -143,6 +148,7 @@ pub async fn decide(
     let mut decision = Decision {
         catalog: Arc::clone(&catalog),
         bids: Vec::new(),
+        ask: Ask::default(),
         currency: Currency::USD,
         no_bid: NoBid::NothingEligible,
         degrade: None,
@@ -154,6 +160,7 @@ pub async fn decide(
     }
     let understood = understand(app, asked, &catalog, times).await?;
     decision.degrade = Some(understood.degrade);
+    decision.ask = ask_of(app, asked, &understood);
     let (items, scores) = candidates(app, &understood, &offers, asked, times).await?;
     if items.is_empty() {
         return Ok(decision);
@@ -177,6 +184,15 @@ pub async fn decide(
         }
     }
     Ok(decision)
+}
+
+/// What choosing knows of the user.
+fn ask_of(app: &App, asked: &Asked, understood: &Understood) -> Ask {
+    let user = match &asked.subject {
+        Subject::Known(user) => user_key(user),
+        Subject::Given(_) | Subject::Unknown => 0,
+    };
+    Ask { context: Context::of(&understood.query, understood.events), user, now_s: app.clock.seconds() }
 }
 
 /// The slots that some plan may answer. A request without any costs no device time.
@@ -327,7 +343,7 @@ impl Choosing<'_> {
         while let Some(candidate) = selection.strongest()
             && refusals < REFUSALS_MAX
         {
-            match self.dress(&candidate, seed, mode) {
+            match self.dress(&candidate, seed, (&decision.ask, mode)) {
                 Ok(won) => {
                     decision.bids.push(won);
                     selection.accept(&candidate);
@@ -355,7 +371,7 @@ impl Choosing<'_> {
     }
 
     /// Picks the creative of a candidate, checks the whole bid once more from the records, and holds its money.
-    fn dress(&self, candidate: &Candidate, seed: u64, mode: Mode) -> Result<Won, NoBidReason> {
+    fn dress(&self, candidate: &Candidate, seed: u64, (ask, mode): (&Ask, Mode)) -> Result<Won, NoBidReason> {
         let &Candidate { slot, plan, item, priced } = candidate;
         let offer = self.offers.iter().find(|offer| offer.position == slot).ok_or(NoBidReason::FinalCheckFailed)?;
         let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(plan) << 32 | u64::from(item)) ^ slot as u64);
@@ -364,8 +380,9 @@ impl Choosing<'_> {
             entry.is_some_and(|entry| fits(self.terms, offer.slot, &entry.record).is_ok())
         };
         let creatives = offer.eligible.creatives(self.catalog, plan, item).filter(shows);
-        let creative = self.app.chooser.choose(self.catalog, creatives, &mut rng).ok_or(NoBidReason::NoCreativeFits)?;
-        let creative = creative.creative;
+        let choice =
+            self.app.chooser.choose(self.catalog, ask, creatives, &mut rng).ok_or(NoBidReason::NoCreativeFits)?;
+        let (creative, composition) = (choice.creative, choice.composition);
         let form = self.catalog.creative(creative).and_then(|e| fits(self.terms, offer.slot, &e.record).ok());
         offer.market.check_floor(&priced, form.and_then(FormUsed::video_duration_s))?;
         let now_micros = self.app.clock.micros();
@@ -386,6 +403,6 @@ impl Choosing<'_> {
             self.app.predicted.remember(bid_id, priced.value);
             self.app.shades.offered(now, bid_id, offer.slot, &priced);
         }
-        Ok(Won { slot, plan, item, creative, priced, prediction: self.predictions.of(item), bid_id })
+        Ok(Won { slot, plan, item, creative, composition, priced, prediction: self.predictions.of(item), bid_id })
     }
 }

@@ -3,11 +3,12 @@
 use super::bid::{Decision, Won};
 use super::user_key;
 use crate::app::App;
+use crate::auction::choose::{Sight, shown_id};
 use crate::http::notices::{Claim, NoticeKind};
 use crate::http::openrtb::{BidRequest, DecidedBid, bid_response};
 use crate::ids::Id;
 use crate::plans::{Creative, Format, Item, Plan};
-use crate::render::{Dressing, FormUsed, fits, render};
+use crate::render::{Dressing, FormUsed, Look, fits, render};
 use std::borrow::Cow;
 
 /// The owned parts of one bid that the response borrows.
@@ -16,6 +17,9 @@ struct Dressed<'a> {
     plan: &'a Plan,
     item: &'a Item,
     creative: &'a Creative,
+    /// Identifier of what is shown: a composed creative's compositions have one each.
+    shown: String,
+    look: Look<'a>,
     form: FormUsed,
     bid_id: String,
     markup: String,
@@ -39,12 +43,12 @@ pub fn write(app: &App, request: &BidRequest, decision: &Decision) -> Result<Vec
                 price: dressed.won.priced.price,
                 ad_id: dressed.plan.id.as_str(),
                 campaign_id: dressed.plan.id.as_str(),
-                creative_id: dressed.creative.id.as_str(),
+                creative_id: &dressed.shown,
                 domain: &dressed.plan.domain,
                 categories: &dressed.item.categories,
                 attributes: &dressed.creative.attributes,
                 language: dressed.creative.language.as_deref(),
-                image_url: picture(dressed.creative),
+                image_url: dressed.look.picture.or_else(|| picture(dressed.creative)),
                 form: dressed.form,
                 deal_id: dressed.won.priced.deal.and_then(|at| slot.deals.get(at)).map(|deal| deal.id.as_str()),
                 markup: &dressed.markup,
@@ -71,7 +75,11 @@ fn dress<'a>(app: &App, request: &BidRequest, decision: &'a Decision, won: &'a W
     let gone = || "a record vanished from its own snapshot".to_owned();
     let plan = &*catalog.plan(won.plan).ok_or_else(gone)?.record;
     let item = &*catalog.item(won.item).ok_or_else(gone)?.record;
-    let creative = &*catalog.creative(won.creative).ok_or_else(gone)?.record;
+    let entry = catalog.creative(won.creative).ok_or_else(gone)?;
+    let creative = &*entry.record;
+    let ask = &decision.ask;
+    let sight = Sight { composition: won.composition, context: ask.context, user: ask.user, ..won.creative.into() };
+    let look = Look::of(creative, entry.tree.as_deref().into_iter().flat_map(|tree| tree.elements(&sight.composition)));
     let form = fits(&request.terms, slot, creative).map_err(|misfit| format!("creative {}: {misfit}", creative.id))?;
     let bid_id = won.bid_id.to_string();
     let claim = Claim {
@@ -79,7 +87,7 @@ fn dress<'a>(app: &App, request: &BidRequest, decision: &'a Decision, won: &'a W
         bid: Cow::Borrowed(&bid_id),
         plan: Cow::Borrowed(plan.id.as_str()),
         item: Cow::Borrowed(item.id.as_str()),
-        creative: Cow::Borrowed(creative.id.as_str()),
+        creative: Cow::Owned(sight.write(entry)),
         user: request.user.for_history().map_or(0, |user| user_key(&Id::from(user))),
         cap: won.priced.price,
         currency: won.priced.currency,
@@ -90,6 +98,7 @@ fn dress<'a>(app: &App, request: &BidRequest, decision: &'a Decision, won: &'a W
     let dressing = Dressing {
         slot,
         creative,
+        look,
         form,
         label: &item.title,
         sponsor: if plan.name.is_empty() { &plan.domain } else { &plan.name },
@@ -99,5 +108,6 @@ fn dress<'a>(app: &App, request: &BidRequest, decision: &'a Decision, won: &'a W
     };
     let markup = render(&dressing).map_err(|misfit| format!("creative {}: {misfit}", creative.id))?;
     let urls = [url(NoticeKind::Win), url(NoticeKind::Billing), url(NoticeKind::Loss)];
-    Ok(Dressed { won, plan, item, creative, form, bid_id, markup, urls })
+    let shown = shown_id(entry, &sight.composition);
+    Ok(Dressed { won, plan, item, creative, shown, look, form, bid_id, markup, urls })
 }

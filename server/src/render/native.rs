@@ -1,7 +1,7 @@
 //! Native answers 1.0 to 1.2: the assets that were asked for, by their ids and within their lengths.
 
 use super::escape::{shortened, web_url};
-use super::{Dressing, Misfit};
+use super::{Dressing, Look, Misfit};
 use crate::auction::slot::{NativeAsset, NativeAssetKind, NativeSlot};
 use crate::plans::Format;
 use serde::Serialize;
@@ -66,12 +66,13 @@ struct EventTracker<'a> {
 struct Owner<'a> {
     sponsor: &'a str,
     domain: &'a str,
+    look: Look<'a>,
 }
 
 /// Whether every required asset can be filled.
 pub(super) fn check(offer: &NativeSlot, format: &Format) -> Result<(), Misfit> {
     // Every plan has a domain, so that stand-ins decide the same as the plan's own texts.
-    let owner = Owner { sponsor: "-", domain: "-" };
+    let owner = Owner { sponsor: "-", domain: "-", look: Look::default() };
     let mut any = false;
     for asset in &offer.assets {
         match fill(asset, format, &owner) {
@@ -87,7 +88,7 @@ pub(super) fn json(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     let offer = dressing.slot.native.as_ref().ok_or(Misfit::FormNotOffered)?;
     let format = &dressing.creative.format;
     let sponsor = if dressing.sponsor.is_empty() { dressing.domain } else { dressing.sponsor };
-    let owner = Owner { sponsor, domain: dressing.domain };
+    let owner = Owner { sponsor, domain: dressing.domain, look: dressing.look };
     let mut assets = Vec::with_capacity(offer.assets.len());
     for asset in &offer.assets {
         match fill(asset, format, &owner) {
@@ -121,13 +122,17 @@ pub(super) fn json(dressing: &Dressing<'_>) -> Result<String, Misfit> {
 
 fn fill<'a>(asset: &NativeAsset, format: &'a Format, owner: &Owner<'a>) -> Option<Value<'a>> {
     let Format::Native { title, description, image_url, icon_url, cta } = format else { return None };
+    // A part whose own value is missing stays missing, so that what fits does not depend on the composition.
+    let shown = |own: &'a str, element: Option<&'a str>| if own.is_empty() { own } else { element.unwrap_or(own) };
+    let (title, description) = (shown(title, owner.look.title), shown(description, owner.look.text));
+    let (image_url, cta) = (shown(image_url, owner.look.picture), shown(cta, owner.look.cta));
     match asset.kind {
         NativeAssetKind::Title { len } => {
             (len > 0 && !title.is_empty()).then(|| Value::Title { text: shortened(title, len) })
         }
         NativeAssetKind::Image { kind, .. } => {
             // The main picture stands in for a missing icon: players scale both to the size they asked for.
-            let url = if kind == ICON && !icon_url.is_empty() { icon_url } else { image_url };
+            let url: &'a str = if kind == ICON && !icon_url.is_empty() { icon_url } else { image_url };
             (!url.is_empty()).then_some(Value::Image { url: Cow::Borrowed(url) })
         }
         NativeAssetKind::Data { kind, len } => {

@@ -65,6 +65,8 @@ pub(super) fn xml(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     };
     let id = markup_text(dressing.creative.id.as_str());
     let title = format!("<AdTitle>{}</AdTitle>", markup_text(title(dressing)));
+    let description =
+        dressing.look.text.map_or_else(String::new, |text| format!("<Description>{}</Description>", markup_text(text)));
     let impression = format!("<Impression>{}</Impression>", cdata(&web_url(dressing.impression_url)?));
     let clicks =
         format!("<VideoClicks><ClickThrough>{}</ClickThrough></VideoClicks>", cdata(&web_url(dressing.click_url)?));
@@ -76,7 +78,7 @@ pub(super) fn xml(dressing: &Dressing<'_>) -> Result<String, Misfit> {
     let (hours, minutes, seconds) = (duration_s / 3_600, duration_s / 60 % 60, duration_s % 60);
     let duration = format!("<Duration>{hours:02}:{minutes:02}:{seconds:02}</Duration>");
     let (head, linear, universal_id) = if vast < VastVersion::V4_0 {
-        (format!("{title}{impression}"), format!("{duration}{clicks}{media}"), String::new())
+        (format!("{title}{description}{impression}"), format!("{duration}{clicks}{media}"), String::new())
     } else {
         let serving = match vast {
             VastVersion::V4_0 => String::new(),
@@ -90,17 +92,22 @@ pub(super) fn xml(dressing: &Dressing<'_>) -> Result<String, Misfit> {
             format!("<UniversalAdId idRegistry=\"unknown\"{value}>{id}</UniversalAdId>"),
         )
     };
+    // Before 4.0 a description follows the title, since then the creatives.
+    let tail = if vast < VastVersion::V4_0 { "" } else { &description };
     Ok(format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><VAST version=\"{}\"><Ad id=\"{id}\"><InLine>\
          <AdSystem>Longbow</AdSystem>{head}<Creatives><Creative id=\"{id}\" sequence=\"1\"><Linear>{linear}</Linear>\
-         {universal_id}</Creative></Creatives></InLine></Ad></VAST>",
+         {universal_id}</Creative></Creatives>{tail}</InLine></Ad></VAST>",
         vast.as_str()
     ))
 }
 
 /// A title must not be empty.
 fn title<'a>(dressing: &Dressing<'a>) -> &'a str {
-    [dressing.label, dressing.sponsor, dressing.domain].into_iter().find(|text| !text.is_empty()).unwrap_or("Ad")
+    [dressing.look.title.unwrap_or_default(), dressing.label, dressing.sponsor, dressing.domain]
+        .into_iter()
+        .find(|text| !text.is_empty())
+        .unwrap_or("Ad")
 }
 
 /// A section that its content cannot end.

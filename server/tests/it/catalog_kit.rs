@@ -55,6 +55,7 @@ pub(crate) fn banner(name: &str, plan: &str, item: Option<&str>) -> Creative {
         item: item.map(id),
         attributes: vec![],
         language: None,
+        elements: Default::default(),
         format: Format::Banner { w: 300, h: 250, image_url: "https://img.example/b.png".into() },
     }
 }
@@ -131,6 +132,7 @@ pub(crate) fn random_creative(rng: &mut StdRng, n: usize, (plans, items): (usize
         item,
         attributes: (0..rng.random_range(0..3)).map(|_| rng.random_range(1..5)).collect(),
         language: rng.random_bool(0.4).then(|| (*LANGUAGES.choose(rng).unwrap()).to_owned()),
+        elements: Default::default(),
         format,
     })
 }

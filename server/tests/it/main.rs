@@ -3,6 +3,7 @@
 
 mod admin;
 mod auction_choose;
+mod auction_compose;
 mod auction_pace;
 mod auction_price;
 mod batch_device;
@@ -21,6 +22,7 @@ mod dataset;
 mod demo;
 mod diagnose;
 mod e2e_bid;
+mod e2e_creative;
 mod e2e_feed;
 mod eval;
 mod eval_dataset;
@@ -47,6 +49,7 @@ mod openrtb_validate;
 mod process;
 mod real_users;
 mod render;
+mod render_composed;
 mod retrieve;
 mod shared;
 mod signals;

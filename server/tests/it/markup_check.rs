@@ -1,7 +1,5 @@
 //! Whether markup is well-formed and harmless, checked without the code that wrote it.
 
-use std::collections::BTreeSet;
-
 /// What is wrong with the markup of a bid.
 pub(crate) fn markup_problems(kind: &str, markup: &str) -> Vec<String> {
     let lower = markup.to_lowercase();
@@ -22,19 +20,92 @@ pub(crate) fn markup_problems(kind: &str, markup: &str) -> Vec<String> {
     out
 }
 
-/// Checks the small HTML that banners are: known tags, quoted attributes, closed links.
+/// Checks the small HTML that banners are: known tags, each once opened and once closed, quoted attributes.
 pub(crate) fn html_problem(html: &str) -> Option<String> {
-    let closed = html.replace("></a>", "/></a>"); // pictures have no end tag: close them for the XML check
-    let closed = match closed.strip_suffix('>') {
-        Some(rest) => format!("{rest}/>"),
-        None => return Some("does not end in a tag".into()),
-    };
-    let tags: BTreeSet<&str> =
-        closed.split('<').skip(1).map(|rest| rest.split([' ', '>', '/']).next().unwrap_or("")).collect();
-    if let Some(tag) = tags.iter().find(|tag| !["a", "img", ""].contains(tag)) {
-        return Some(format!("unexpected tag {tag}"));
+    markup_shape(html).err()
+}
+
+/// A start tag with its attributes, values decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) name: String,
+    pub(crate) attributes: Vec<(String, String)>,
+}
+
+/// The start tags of a banner's HTML in order, read as a browser's tokenizer reads them, or what is wrong.
+pub(crate) fn markup_shape(html: &str) -> Result<Vec<Tag>, String> {
+    tokens(html).map(|(tags, _)| tags)
+}
+
+/// The text of a banner's HTML outside its tags, decoded.
+pub(crate) fn text_of(html: &str) -> String {
+    tokens(html).unwrap().1
+}
+
+fn tokens(html: &str) -> Result<(Vec<Tag>, String), String> {
+    let (mut tags, mut text, mut open, mut rest) = (Vec::new(), String::new(), Vec::<String>::new(), html);
+    if let Some(c) = html.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+        return Err(format!("control character {c:?}"));
     }
-    xml_problem(&format!("<html>{closed}</html>"))
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix("</") {
+            let (name, after) = after.split_once('>').ok_or("open end tag")?;
+            if open.pop().as_deref() != Some(name) {
+                return Err(format!("</{name}> closes nothing"));
+            }
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('<') {
+            let (tag, after) = html_tag(after)?;
+            match tag.name.as_str() {
+                "a" | "span" => open.push(tag.name.clone()),
+                "img" => {}
+                other => return Err(format!("unexpected tag {other}")),
+            }
+            tags.push(tag);
+            rest = after;
+        } else {
+            let end = rest.find('<').unwrap_or(rest.len());
+            if let Some(problem) = entity_problem(&rest[..end]) {
+                return Err(problem);
+            }
+            text += &decoded(&rest[..end]);
+            rest = &rest[end..];
+        }
+    }
+    if !open.is_empty() || tags.is_empty() {
+        return Err(format!("{} tags are left open, of {}", open.len(), tags.len()));
+    }
+    Ok((tags, text))
+}
+
+fn html_tag(after: &str) -> Result<(Tag, &str), String> {
+    let end = after.find(|c: char| !c.is_ascii_alphanumeric()).ok_or("open tag")?;
+    let (name, mut rest) = after.split_at(end);
+    let mut tag = Tag { name: name.to_owned(), attributes: Vec::new() };
+    loop {
+        rest = rest.trim_start();
+        if let Some(after) = rest.strip_prefix('>') {
+            return Ok((tag, after));
+        }
+        let (key, after) = rest.split_once("=\"").ok_or_else(|| format!("attribute of {name} is not quoted"))?;
+        if !["href", "target", "rel", "src", "width", "height", "alt", "style"].contains(&key) {
+            return Err(format!("attribute {key:?}"));
+        }
+        let (value, after) = after.split_once('"').ok_or("open attribute")?;
+        if value.contains('<') {
+            return Err("< in an attribute".into());
+        }
+        if let Some(problem) = entity_problem(value) {
+            return Err(problem);
+        }
+        tag.attributes.push((key.to_owned(), decoded(value)));
+        rest = after;
+    }
+}
+
+fn decoded(text: &str) -> String {
+    let named = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&amp;", "&")];
+    named.iter().fold(text.to_owned(), |text, (entity, c)| text.replace(entity, c))
 }
 
 /// A minimal well-formedness check: nesting, quoting, CDATA, entities. Returns the first problem.

@@ -23,6 +23,7 @@ fn creative(id: &str, format: Format) -> Creative {
         item: None,
         attributes: vec![],
         language: Some("en".into()),
+        elements: Default::default(),
         format,
     }
 }
@@ -71,6 +72,7 @@ struct Dressed {
 fn dress(terms: &Terms, slot: &Slot, creative: &Creative) -> Result<(FormUsed, String), Misfit> {
     let form = fits(terms, slot, creative)?;
     let dressing = Dressing {
+        look: longbow::render::Look::default(),
         slot,
         creative,
         form,

@@ -4,7 +4,7 @@ use crate::markup_check::{html_problem, markup_problems, xml_problem};
 use longbow::auction::slot::{BannerSlot, NativeAsset, NativeAssetKind, NativeSlot, Slot, Terms, VideoSlot};
 use longbow::ids::Id;
 use longbow::plans::{Creative, Format};
-use longbow::render::{Dressing, FormUsed, Misfit, VastVersion, fits, render};
+use longbow::render::{Dressing, FormUsed, Look, Misfit, VastVersion, fits, render};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -39,6 +39,7 @@ fn creative(format: Format) -> Creative {
         item: None,
         attributes: vec![3],
         language: Some("de-AT".into()),
+        elements: Default::default(),
         format,
     }
 }
@@ -64,6 +65,7 @@ fn dressing<'a>(slot: &'a Slot, creative: &'a Creative, form: FormUsed) -> Dress
     Dressing {
         slot,
         creative,
+        look: Look::default(),
         form,
         label: "Shoe",
         sponsor: "Shop",

@@ -241,6 +241,7 @@ fn creatives(plan: u32) -> Vec<Creative> {
             item: None,
             attributes: if at == 0 { vec![6] } else { Vec::new() },
             language: None,
+            elements: Default::default(),
             format,
         })
         .collect()
