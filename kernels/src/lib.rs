@@ -14,6 +14,8 @@
 //! threads, bit for bit. Other cuts of the keys into [`KvBlock`]s and other instruction sets agree to rounding.
 
 mod bucket;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dense;
 mod engine;
 mod error;

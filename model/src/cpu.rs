@@ -147,6 +147,10 @@ impl CpuEncoder {
 
     fn check_score(&self, job: &Score<'_>) -> Result<(), EncodeError> {
         self.check_version(job.encoded.version())?;
+        #[cfg(feature = "cuda")]
+        if job.encoded.device.is_some() {
+            return Err(EncodeError::Kernel("the history was encoded on a GPU, which is no longer in use".to_owned()));
+        }
         check_items(job.candidates, 0, &self.weights.config, job.items)
     }
 
@@ -208,6 +212,8 @@ impl CpuEncoder {
                 tail,
                 query_time: job.query_time,
                 query,
+                #[cfg(feature = "cuda")]
+                device: None,
             }
         }));
         drop(done);

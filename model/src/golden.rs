@@ -1,7 +1,14 @@
 //! Checks an encoder against a golden file: a model, inputs and the outputs that the public reference code gave.
 
+#[cfg(feature = "cuda")]
+mod device;
 mod file;
 mod run;
+
+#[cfg(feature = "cuda")]
+pub use device::check_device;
+#[cfg(feature = "cuda")]
+pub(crate) use device::replay_on_device;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -94,7 +101,7 @@ pub struct Place {
 pub struct Report {
     /// Name of the file.
     pub name: String,
-    /// `reference` or `fast`.
+    /// `reference`, `fast` or `device`.
     pub which: &'static str,
     /// One entry for each kind of output in the file.
     pub checks: Vec<Check>,

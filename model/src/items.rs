@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::spec;
 
 /// Rows of one appended chunk: what a snapshot holder costs the next append at most.
-const CHUNK_ROWS: usize = 1024;
+pub(crate) const CHUNK_ROWS: usize = 1024;
 
 /// Why an item was not added.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -71,6 +71,18 @@ impl ItemTable {
             projection,
             content_dim,
         }
+    }
+
+    /// The model's rows.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn base(&self) -> &Arc<[f32]> {
+        &self.base
+    }
+
+    /// The rows after the model's, in chunks of [`CHUNK_ROWS`].
+    #[cfg(feature = "cuda")]
+    pub(crate) fn chunks(&self) -> &Arc<Vec<Arc<Vec<f32>>>> {
+        &self.chunks
     }
 
     /// Width of an embedding.

@@ -8,6 +8,7 @@
 //! | [`Window`], [`window_start`] | the part of a history that the model sees |
 //! | [`Encoder`] | advance a user's state, finish the last row, score candidates |
 //! | [`CpuEncoder`] | the fast path on [`longbow_kernels`] |
+//! | `CudaEncoder` | the same on a GPU (feature `cuda`) |
 //! | [`ReferenceEncoder`] | the same equations on candle in f64, to be read and compared with |
 //! | [`UserState`], [`StateCache`] | K/V of rows that can no longer change, and a cache of them |
 //! | [`bundle`], [`Bundle`] | a model as it is delivered: weights, features, calibration and a self-check |
@@ -20,6 +21,8 @@ pub mod bundle;
 mod cache;
 pub mod config;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod encoder;
 pub mod golden;
 mod items;

@@ -8,6 +8,8 @@ mod block;
 use std::sync::Arc;
 
 pub(crate) use block::{BLOCK_ROWS, Block, KvShape};
+#[cfg(feature = "cuda")]
+use longbow_kernels::Shape;
 use longbow_kernels::{KernelError, KvBlock, KvFormat, MatrixRef};
 
 use crate::config::Config;
@@ -27,6 +29,9 @@ pub struct UserState {
     rows: usize,
     /// The next time that the last row was computed with.
     next_time: i64,
+    /// K/V of the rows where they are kept on a GPU; the blocks then hold the events alone.
+    #[cfg(feature = "cuda")]
+    pub(crate) device: Option<crate::cuda::DevicePages>,
 }
 
 impl UserState {
@@ -39,7 +44,26 @@ impl UserState {
     /// A state without rows, to be kept in `format`. Bfloat16 takes half the memory and changes scores by about 1%.
     #[must_use]
     pub fn with_format(config: &Config, version: Version, format: KvFormat) -> Self {
-        Self { version, shape: KvShape::new(config, format), blocks: Vec::new(), rows: 0, next_time: 0 }
+        Self::of_shape(version, KvShape::new(config, format))
+    }
+
+    fn of_shape(version: Version, shape: KvShape) -> Self {
+        Self {
+            version,
+            shape,
+            blocks: Vec::new(),
+            rows: 0,
+            next_time: 0,
+            #[cfg(feature = "cuda")]
+            device: None,
+        }
+    }
+
+    /// A state without rows that keeps its K/V in pages of a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(version: Version, pages: crate::cuda::DevicePages) -> Self {
+        let nothing = KvShape { layers: 0, heads: Shape { heads: 0, d_qk: 0, d_v: 0 }, format: KvFormat::F32 };
+        Self { device: Some(pages), ..Self::of_shape(version, nothing) }
     }
 
     /// Version of the model that the rows are of.
@@ -57,13 +81,21 @@ impl UserState {
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.blocks.iter().map(|block| block.bytes() + size_of::<Arc<Block>>()).sum::<usize>()
+        let held = self.blocks.iter().map(|block| block.bytes() + size_of::<Arc<Block>>()).sum::<usize>();
+        #[cfg(feature = "cuda")]
+        let held = held + self.device.as_ref().map_or(0, crate::cuda::DevicePages::bytes);
+        size_of::<Self>() + held
     }
 
     /// Rows of this state, from the first, that are right for `window`: same events and same next times.
     /// Never more than the window's own final rows (its length less one).
     #[must_use]
     pub fn rows_valid(&self, window: &Window<'_>) -> usize {
+        // What a lost device held is gone.
+        #[cfg(feature = "cuda")]
+        if self.device.as_ref().is_some_and(crate::cuda::DevicePages::lost) {
+            return 0;
+        }
         let wanted = window.len().saturating_sub(1);
         let events = self.events_shared(&window.first(wanted.min(self.rows)));
         if events == 0 {
@@ -108,6 +140,10 @@ impl UserState {
             self.next_time = self.time(rows);
             self.rows = rows;
             self.blocks.truncate(rows.div_ceil(BLOCK_ROWS));
+            #[cfg(feature = "cuda")]
+            if let Some(pages) = &mut self.device {
+                pages.truncate(rows);
+            }
         }
     }
 
@@ -202,6 +238,9 @@ pub struct Encoded {
     pub(crate) tail: Option<Block>,
     pub(crate) query_time: i64,
     pub(crate) query: Vec<f32>,
+    /// Pages of all events where they are kept on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) device: Option<crate::cuda::DevicePages>,
 }
 
 impl Encoded {

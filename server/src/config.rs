@@ -13,7 +13,7 @@ pub use key::{Key, Rule, Secret};
 pub use load::{ConfigError, ConfigErrors, Origin, Sources};
 pub use sections::{
     Admin, Auction, Batch, ChargeOn, Currencies, Data, Demo, Drain, Events, Http, Index, IndexKind, Ledger, Log,
-    LogFormat, Model, Notices, Runtime, Store,
+    LogFormat, Model, ModelDevice, Notices, Runtime, Store,
 };
 
 use serde::{Deserialize, Serialize};

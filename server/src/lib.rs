@@ -14,6 +14,7 @@ pub mod config;
 pub mod dataset;
 pub mod deadline;
 pub mod demo;
+pub mod device;
 pub mod eval;
 pub mod events;
 pub mod http;

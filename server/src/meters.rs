@@ -130,8 +130,14 @@ meters! {
     batch_rows: Histogram = sizes("longbow_batch_rows");
     /// Time the device took for a batch; the sum is its busy time.
     batch_seconds: Histogram = histogram("longbow_batch_seconds");
-    /// Faults of the device.
+    /// Requests that failed on the device.
     device_faults: Counter = counter("longbow_device_faults_total");
+    /// 1 while the encoder runs on a GPU.
+    gpu_serving: Gauge = gauge("longbow_gpu_serving");
+    /// 1 once the GPU is lost to this process: the CPU answers until the process has drained and ends.
+    gpu_lost: Gauge = gauge("longbow_gpu_lost");
+    /// Calls that failed on the GPU.
+    gpu_faults: Counter = counter("longbow_gpu_faults_total");
     /// Models loaded while serving, by outcome.
     model_loads: ByLabel<ModelLoad, Counter> = counters("longbow_model_loads_total", "outcome");
     /// Time from the order to the switch to a new model.

@@ -50,7 +50,10 @@ pub fn file_limit() -> Option<u64> {
 }
 
 /// Runs an application from its start to the end of its drain, on named IO threads. A first SIGTERM or SIGINT drains, a
-/// second ends the process at once.
+/// second ends the process at once. A process that must end ([`Lifecycle::doom`]) drains likewise.
+///
+/// # Errors
+/// What kept it from starting, or why it had to end.
 pub fn run<F, App>(config: Config, app: F) -> anyhow::Result<ExitCode>
 where
     F: FnOnce(Config, Lifecycle) -> App,
@@ -79,7 +82,11 @@ where
     });
     // Whatever is still queued in the runtime has had the drain's time.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    result.map(|()| ExitCode::SUCCESS)
+    result?;
+    match lifecycle.doomed() {
+        Some(why) => Err(anyhow::Error::msg(why)),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 struct Signals {
@@ -97,8 +104,14 @@ impl Signals {
 }
 
 async fn watch(mut signals: Signals, lifecycle: Lifecycle, delay: Duration) {
-    let name = signals.next().await;
-    tracing::info!(signal = name, ?delay, "leaving: not ready from now on; a second signal ends at once");
+    tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, ?delay, "leaving: not ready from now on; a second signal ends at once");
+        }
+        why = lifecycle.doom_comes() => {
+            tracing::error!(why, ?delay, "leaving: not ready from now on; a signal ends at once");
+        }
+    }
     let drain = lifecycle.drain(delay);
     tokio::select! {
         () = drain => {}

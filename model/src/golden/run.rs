@@ -17,12 +17,12 @@ const SLICES: [usize; 5] = [1, 37, 256, 5, 300];
 const FINISHES_MAX: usize = 512;
 
 impl Check {
-    fn new(what: &'static str) -> Self {
+    pub(super) fn new(what: &'static str) -> Self {
         Self { what, rows: 0, error_max: 0.0, worst: Place::default() }
     }
 
     /// Compares rows of `width` numbers, the first of which stands at `at`.
-    fn compare(&mut self, at: Place, (found, wanted): (&[f32], &[f32]), width: usize) {
+    pub(super) fn compare(&mut self, at: Place, (found, wanted): (&[f32], &[f32]), width: usize) {
         if found.len() != wanted.len() {
             self.note(at, f64::INFINITY);
         }

@@ -4,6 +4,8 @@
 
 mod bundle;
 mod cache;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod encoder;
 mod golden;
 mod items;

@@ -70,13 +70,13 @@ struct Control {
 #[derive(Default)]
 struct Counted {
     version: String,
-    counts: [u64; 3],
+    counts: [u64; 4],
 }
 
 impl Counted {
-    fn add(&mut self, generation: &Generation, now: [u64; 3], meters: [&Counter; 3]) {
+    fn add(&mut self, generation: &Generation, now: [u64; 4], meters: [&Counter; 4]) {
         if self.version != generation.facts.version {
-            *self = Self { version: generation.facts.version.clone(), counts: [0; 3] };
+            *self = Self { version: generation.facts.version.clone(), counts: [0; 4] };
         }
         for ((before, now), meter) in self.counts.iter_mut().zip(now).zip(meters) {
             meter.increment(now.saturating_sub(*before));
@@ -173,7 +173,7 @@ impl App {
     }
 
     /// Readiness follows what is broken. A ledger that failed stays failed until a restart; a device also until another model
-    /// serves.
+    /// serves. A GPU that is lost ends the process once it has drained: the CPU answers until then.
     fn show_health(&self) {
         if let Some(reason) = self.ledger.poisoned() {
             self.meters.ledger_poisoned.set(1.0);
@@ -186,6 +186,14 @@ impl App {
             }
             Health::Ready => self.lifecycle.clear("device"),
             Health::WarmingUp => {}
+        }
+        self.meters.gpu_serving.set(f64::from(u8::from(generation.gpu.serves())));
+        if generation.gpu.lost() {
+            self.meters.gpu_lost.set(1.0);
+            self.lifecycle
+                .not_ready("gpu", "degraded: the GPU is lost to this process, the CPU answers until it has drained");
+            self.lifecycle
+                .doom("the GPU is lost to this process: start it again (`longbow doctor` says how the GPU does)");
         }
         if generation.search.is_alive() {
             self.lifecycle.clear("search");
@@ -208,9 +216,14 @@ impl App {
         meters.index_items.set(generation.index.len() as f64);
         meters.index_delta.set(index.delta_items as f64);
         let dropped = search.expired.load(Relaxed) + search.cancelled.load(Relaxed);
-        let counters =
-            [meters.queue_full.of(Queue::Retrieve), meters.queue_dropped.of(Queue::Retrieve), &meters.index_rebuilds];
-        counted.add(&generation, [search.queue_full.load(Relaxed), dropped, index.merges], counters);
+        let counters = [
+            meters.queue_full.of(Queue::Retrieve),
+            meters.queue_dropped.of(Queue::Retrieve),
+            &meters.index_rebuilds,
+            &meters.gpu_faults,
+        ];
+        let now = [search.queue_full.load(Relaxed), dropped, index.merges, generation.gpu.faults()];
+        counted.add(&generation, now, counters);
     }
 
     /// Number of records, after a change.

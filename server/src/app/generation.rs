@@ -12,6 +12,7 @@ pub use rows::{ItemRows, RowMap, RowsDraft, RowsView};
 
 use crate::batch::{Device, DeviceHandle, UserWindow};
 use crate::catalog::Catalog;
+use crate::device::Gpu;
 use crate::ids::{Id, ItemSlot};
 use crate::pipeline::WindowCache;
 use crate::plans::FieldError;
@@ -37,6 +38,8 @@ pub struct ModelFacts {
     pub items: usize,
     /// Most events of a history that it reads.
     pub history_events_max: usize,
+    /// What it runs on: GPU or CPU, and why.
+    pub device: String,
     /// What its self-check found; absent for a bare file, which has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_check: Option<SelfCheck>,
@@ -63,6 +66,8 @@ pub struct Generation {
     pub content_dim: usize,
     /// The encoder.
     pub device: DeviceHandle,
+    /// The GPU below it, where there is one.
+    pub gpu: Gpu,
     /// The search thread.
     pub search: SearchHandle,
     /// What it searches.

@@ -202,7 +202,13 @@ async fn boot(
         version = generation.facts.version,
         "warming up: every shape runs once before traffic is welcome"
     );
-    generation.device.ready().await.context("warm up the device")?;
+    generation.device.ready().await.with_context(|| {
+        if generation.gpu.lost() {
+            "warm up the GPU (model.device = \"cpu\" goes without it)"
+        } else {
+            "warm up the device"
+        }
+    })?;
     let models = ModelThread::start(Arc::clone(&app), workshop, jobs)?;
     Ok(Booted { app, records: stores.records, control, models })
 }

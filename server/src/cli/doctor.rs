@@ -1,5 +1,6 @@
 //! `longbow doctor`: what this machine has for the server, what it lacks, and the fix.
 
+mod gpu;
 mod probe;
 
 use super::out;
@@ -59,7 +60,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         probe::memory(config),
         probe::faiss(),
         probe::blas(),
-        probe::gpu(),
+        gpu::gpu(),
         probe::model(config),
         probe::data(config),
         probe::files(config),

@@ -87,15 +87,31 @@ section! {
     }
 }
 
+/// What the encoder runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelDevice {
+    /// A GPU where one is usable, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU, or no start.
+    Cuda,
+}
+
 section! {
     /// The encoder and its state cache.
     Model "model" {
         /// What the first start serves: a bundle directory, or a bare safetensors file (no self-check, no calibration). Empty:
         /// the only bundle in `dir`. A model switched to while serving is served again after a restart, until this is changed.
         path: String = String::new(), Text;
+        /// What the encoder runs on. "auto": a GPU where one is usable (builds with the feature `cuda`), else the CPU; "cpu";
+        /// "cuda": a GPU, or no start.
+        device: ModelDevice = ModelDevice::Auto, OneOf(&["auto", "cpu", "cuda"]);
         /// Bundles that may be loaded while serving: the admin port reads nothing outside it. Empty: models in data.dir.
         dir: String = String::new(), Text;
-        /// Memory for user states (K/V blocks).
+        /// Memory for user states (K/V blocks): the GPU's own memory where the encoder runs there.
         state_cache_mib: usize = 512, Int(1, 1_048_576);
         /// Threads of the CPU encoder. 0: one for each core.
         threads: usize = 0, Int(0, 1_024);

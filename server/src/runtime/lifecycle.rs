@@ -44,6 +44,7 @@ pub struct Readiness {
 struct Inner {
     phase: watch::Sender<Phase>,
     faults: Mutex<BTreeMap<&'static str, String>>,
+    doomed: watch::Sender<Option<String>>,
 }
 
 /// Shared handle of the process's life. Cheap to clone.
@@ -61,7 +62,8 @@ impl Lifecycle {
     #[must_use]
     pub fn new() -> Self {
         let (phase, _) = watch::channel(Phase::Starting);
-        Self(Arc::new(Inner { phase, faults: Mutex::default() }))
+        let (doomed, _) = watch::channel(None);
+        Self(Arc::new(Inner { phase, faults: Mutex::default(), doomed }))
     }
 
     /// The phase now.
@@ -123,6 +125,35 @@ impl Lifecycle {
     /// Stops without a delay: nothing new is accepted, requests in flight are finished.
     pub fn stop(&self) {
         self.advance(Phase::Stopping);
+    }
+
+    /// Says that this process cannot get well again: it drains as after SIGTERM, and ends with a failure, so that whoever
+    /// watches it starts another. The first reason counts.
+    pub fn doom(&self, why: impl Into<String>) {
+        self.0.doomed.send_if_modified(|reason| {
+            let first = reason.is_none();
+            if first {
+                *reason = Some(why.into());
+            }
+            first
+        });
+    }
+
+    /// Why the process must end, if it must.
+    #[must_use]
+    pub fn doomed(&self) -> Option<String> {
+        self.0.doomed.borrow().clone()
+    }
+
+    /// Resolves when the process must end, with the reason.
+    pub async fn doom_comes(&self) -> String {
+        let mut reason = self.0.doomed.subscribe();
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let why = reason.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
     }
 
     /// Resolves when the drain begins.

@@ -27,6 +27,8 @@ mod e2e_feed;
 mod eval;
 mod eval_dataset;
 mod exclude;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod http_caps;
 mod http_drain;
 mod http_limits;

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a start, an answer or an end.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A demo world that is made in about a second.
 pub(crate) const SMALL_WORLD: [&str; 6] = [
@@ -29,7 +29,7 @@ pub(crate) struct Process {
 }
 
 /// Starts the program and does not wait for it.
-fn spawn(command: &str, dir: &Path, settings: &[&str]) -> Child {
+fn spawn(command: &str, dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Child {
     std::fs::create_dir_all(dir).unwrap();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log_of(dir)).unwrap();
     let mut arguments = vec![command, "--json", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -38,11 +38,18 @@ fn spawn(command: &str, dir: &Path, settings: &[&str]) -> Child {
         .args(arguments)
         .arg("--data")
         .arg(dir)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
         .unwrap()
+}
+
+/// What the program over `dir` has logged.
+#[cfg(feature = "cuda")]
+pub(crate) fn log(dir: &Path) -> String {
+    std::fs::read_to_string(log_of(dir)).unwrap_or_default()
 }
 
 fn log_of(dir: &Path) -> PathBuf {
@@ -51,7 +58,7 @@ fn log_of(dir: &Path) -> PathBuf {
 
 /// Starts the program and kills it after `wait`, ready or not.
 pub(crate) fn start_and_kill(command: &str, dir: &Path, settings: &[&str], wait: Duration) {
-    let mut child = spawn(command, dir, settings);
+    let mut child = spawn(command, dir, settings, &[]);
     std::thread::sleep(wait);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -60,7 +67,12 @@ pub(crate) fn start_and_kill(command: &str, dir: &Path, settings: &[&str], wait:
 impl Process {
     /// Starts the program over `dir` and waits until it says that it is ready.
     pub(crate) fn start(command: &str, dir: &Path, settings: &[&str]) -> Self {
-        let mut child = spawn(command, dir, settings);
+        Self::start_in(command, dir, settings, &[])
+    }
+
+    /// The same with further variables of the environment.
+    pub(crate) fn start_in(command: &str, dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = spawn(command, dir, settings, environment);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (tell, told) = mpsc::sync_channel(1);
         std::thread::spawn(move || {

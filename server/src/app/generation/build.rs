@@ -4,7 +4,8 @@ use super::{Generation, ItemRows, ModelFacts, RowsDraft, SelfCheck, middle};
 use crate::actions;
 use crate::batch::{Device, DeviceOptions, Rehearsal, UserWindow, WarmUp};
 use crate::catalog::Catalog;
-use crate::config::{Config, IndexKind};
+use crate::config::{Config, IndexKind, ModelDevice};
+use crate::device::{self, Built};
 use crate::meters::Meters;
 use crate::pipeline::{TASKS, WindowCache, WindowLimits};
 use crate::retrieve::{self, SearchHandle, SearchOptions};
@@ -16,8 +17,8 @@ use longbow_kernels::Engine;
 use longbow_model::{Advance, Bundle, CpuEncoder, Encoder, Model, StateCache, StateKey};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Below this many items every search is exact under `index.kind = "auto"`: lists would not be faster.
@@ -45,6 +46,8 @@ pub(crate) struct Workshop {
     meters: Arc<Meters>,
     /// Serves all generations, one after the other.
     engine: Arc<Engine>,
+    /// The path of the first generation, once it is taken: those after it take the same.
+    device: OnceLock<ModelDevice>,
     /// Nobody waits for a build any more.
     stop: Arc<AtomicBool>,
 }
@@ -54,7 +57,7 @@ pub(crate) struct Prepared {
     bundle: Bundle,
     path: PathBuf,
     self_check: Option<SelfCheck>,
-    encoder: CpuEncoder,
+    built: Built,
     states: StateCache,
     rows: ItemRows,
     index: LiveIndex,
@@ -72,7 +75,8 @@ impl Prepared {
 impl Workshop {
     pub(crate) fn new(config: &Config, meters: &Arc<Meters>) -> anyhow::Result<Self> {
         let engine = Arc::new(Engine::new(config.model.threads, None)?);
-        Ok(Self { config: config.clone(), meters: Arc::clone(meters), engine, stop: Arc::default() })
+        let device = OnceLock::new();
+        Ok(Self { config: config.clone(), meters: Arc::clone(meters), engine, device, stop: Arc::default() })
     }
 
     /// Has builds end early.
@@ -109,13 +113,14 @@ impl Workshop {
             Pace::Start => Arc::clone(&self.engine),
             Pace::Beside => Arc::new(Engine::new(1, Some(self.engine.isa()))?),
         };
-        let mut encoder = CpuEncoder::new(Arc::clone(&model), engine);
-        let self_check = bundle.self_check(&mut encoder)?.map(|report| SelfCheck {
+        let mut cpu = CpuEncoder::new(Arc::clone(&model), Arc::clone(&engine));
+        let self_check = bundle.self_check(&mut cpu)?.map(|report| SelfCheck {
             rows: report.checks.iter().map(|check| check.rows).sum(),
             error_max: report.error_max(),
             tolerance: report.tolerance,
         });
         self.go_on()?;
+        let mut built = self.place(&bundle, cpu, &engine)?;
         let mut draft = RowsDraft::new(&model);
         draft.give_all(catalog)?;
         let rows = draft.finish();
@@ -126,12 +131,22 @@ impl Workshop {
             let shapes = WarmUp { time_max: WARM_TIME_MAX, slice_rows: SLICE_ROWS, ..self.shapes(true) };
             let table = rows.table().load_full();
             let stopped = || self.stopped();
-            Rehearsal::new(&mut encoder, &table, &shapes, &stopped).run()?;
+            Rehearsal::new(built.encoder(), &table, &shapes, &stopped).run()?;
             self.go_on()?;
-            self.encode_ahead(&mut encoder, (&rows, catalog), recent, &mut states)?;
+            let limits = self.window_limits(&model);
+            self.encode_ahead(built.encoder(), limits, (&rows, catalog), recent, &mut states)?;
         }
         let everyman = middle(catalog, &rows.view());
-        Ok(Prepared { bundle, path: path.to_owned(), self_check, encoder, states, rows, index, everyman, pace })
+        Ok(Prepared { bundle, path: path.to_owned(), self_check, built, states, rows, index, everyman, pace })
+    }
+
+    /// Puts a model where it will run, and says where that is.
+    fn place(&self, bundle: &Bundle, cpu: CpuEncoder, engine: &Engine) -> anyhow::Result<Built> {
+        let device = self.device.get().copied().unwrap_or(self.config.model.device);
+        let built = device::build(bundle, cpu, engine, device, self.config.model.state_cache_mib << 20)?;
+        let _ = self.device.set(built.again());
+        tracing::info!(path = built.path, "the encoder's path");
+        Ok(built)
     }
 
     fn go_on(&self) -> anyhow::Result<()> {
@@ -141,12 +156,13 @@ impl Workshop {
     /// Encodes recent users, so that the switch does not make all of them cold at once.
     fn encode_ahead(
         &self,
-        encoder: &mut CpuEncoder,
+        encoder: &mut dyn Encoder,
+        limits: WindowLimits,
         (rows, catalog): (&ItemRows, &Catalog),
         recent: Vec<(u128, Arc<History>)>,
         states: &mut StateCache,
     ) -> anyhow::Result<()> {
-        let (began, limits) = (Instant::now(), self.window_limits(encoder.model()));
+        let began = Instant::now();
         let (table, version) = (rows.table().load_full(), encoder.version());
         let row_of = rows.by_key(catalog);
         // No more than the cache can hold.
@@ -175,15 +191,17 @@ impl Workshop {
 
     /// Starts the threads; the device then still measures itself ([`crate::batch::DeviceHandle::ready`]).
     pub(crate) fn launch(&self, prepared: Prepared) -> anyhow::Result<Generation> {
-        let Prepared { bundle, path, self_check, encoder, states, rows, index, everyman, pace } = prepared;
+        let Prepared { bundle, path, self_check, built, states, rows, index, everyman, pace } = prepared;
         let model = Arc::clone(bundle.model());
         let config = model.config();
+        let (path_taken, gpu) = (built.path.clone(), built.gpu.clone());
         let facts = ModelFacts {
             name: bundle.name().to_owned(),
             version: model.version().to_string(),
             path,
             items: config.num_items,
             history_events_max: config.max_sequence_len,
+            device: path_taken,
             self_check,
         };
         let index = Arc::new(index);
@@ -202,7 +220,7 @@ impl Workshop {
         options.plan.batch_jobs_max = self.config.batch.requests_max;
         options.plan.background_max = self.config.batch.refresh_queue_max;
         options.ladder.recent_len_max = self.config.batch.short_history_rows;
-        let encoder = Box::new(encoder.on(Arc::clone(&self.engine)));
+        let encoder = built.on(Arc::clone(&self.engine));
         let table = Arc::clone(rows.table());
         let (device, handle) = Device::start_with(encoder, table, states, options, Arc::clone(&self.meters))?;
         let windows = WindowCache::new(self.window_limits(&model), self.config.store.cache_mib << 19);
@@ -211,6 +229,7 @@ impl Workshop {
             tasks: config.num_tasks,
             content_dim: model.content_dim(),
             device: handle,
+            gpu,
             search,
             index,
             rows,

@@ -16,15 +16,13 @@ const MEMORY_MIN: u64 = 2 << 30;
 const DISK_MIN: u64 = 1 << 30;
 /// The listener's wish for connections not yet accepted.
 const BACKLOG_WANTED: u32 = 4_096;
-/// NVIDIA's PCI vendor number.
-const NVIDIA: &str = "0x10de";
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / GIB)
 }
 
-fn read(path: impl AsRef<Path>) -> Option<String> {
+pub(super) fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
@@ -157,34 +155,6 @@ fn openblas(path: &Path) -> Finding {
             "set OPENBLAS_CORETYPE={best} in the environment (scripts/run does): it does not know this CPU, and index builds take three times as long"
         ),
     )
-}
-
-pub(super) fn gpu() -> Finding {
-    let devices = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
-    let cards = devices
-        .filter(|device| {
-            let value = |name: &str| read(device.path().join(name)).unwrap_or_default();
-            // Class 03 is display and 3D controllers.
-            value("vendor") == NVIDIA && value("class").starts_with("0x03")
-        })
-        .count();
-    let driver = read("/proc/driver/nvidia/version").and_then(|text| text.lines().next().map(str::to_owned));
-    match (cards, driver) {
-        (0, None) => Finding::ok("gpu", "none: the CPU path is used"),
-        (0, Some(driver)) => Finding::warn(
-            "gpu",
-            format!("a driver ({driver}) but no card is visible"),
-            "pass the device into this container",
-        ),
-        (cards, None) => Finding::warn(
-            "gpu",
-            format!("{cards} NVIDIA card(s), no driver loaded: the CPU path is used"),
-            "install the NVIDIA driver (nvidia-smi must work)",
-        ),
-        (cards, Some(driver)) => {
-            Finding::ok("gpu", format!("{cards} NVIDIA card(s), {driver}; this build uses the CPU path"))
-        }
-    }
 }
 
 pub(super) fn model(config: &Config) -> Finding {

@@ -1,0 +1,208 @@
+//! The table of goals: each figure beside a peer that was measured in the same run.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use longbow_kernels::Engine;
+use longbow_kernels::cuda::{CudaEngine, CudaError, MatrixProduct, TopK, TopKScratch, bf16};
+use longbow_model::cuda::CudaEncoder;
+use longbow_model::{Advance, Config, CpuEncoder, Encoder, Finish, ItemTable, Model, Score, Seed, Window};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::Failure;
+use crate::world::{Shape, World};
+
+/// Measurements of one figure, of which the median counts.
+const ROUNDS: usize = 11;
+
+/// Public CUTLASS figures (H100 SXM, causal, batch 16, 4 heads), TFLOP/s: width of a head, length, figure.
+const PUBLIC: [(usize, usize, f64); 6] = [
+    (64, 4096, 394.0),
+    (64, 8192, 467.0),
+    (64, 16_384, 468.0),
+    (128, 4096, 523.0),
+    (128, 8192, 556.0),
+    (128, 16_384, 571.0),
+];
+
+/// Median milliseconds of what `work` starts.
+fn median(engine: &CudaEngine, work: impl Fn() -> Result<(), CudaError>) -> Result<f64, CudaError> {
+    work()?;
+    let mut times = (0..ROUNDS).map(|_| engine.device().time(&work)).collect::<Result<Vec<f32>, _>>()?;
+    times.sort_by(f32::total_cmp);
+    Ok(f64::from(times[ROUNDS / 2]))
+}
+
+fn row(what: &str, figure: String, peer: String, goal: &str) {
+    println!("| {what} | {figure} | {peer} | {goal} |");
+}
+
+pub(crate) fn run(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> {
+    if small {
+        println!("Sizes are shrunk, so these figures only show that everything runs.\n");
+    }
+    println!("| what | figure | peer in this run | goal |\n| --- | --- | --- | --- |");
+    let matmul = matrix_product(engine, if small { 64 } else { 8192 })?;
+    let bandwidth = copy_bandwidth(engine, if small { 1 << 20 } else { 1 << 30 })?;
+    let shrink = if small { 64 } else { 1 };
+    for (head_dim, keys, public) in PUBLIC {
+        history(engine, (head_dim, keys / shrink, public), matmul, small)?;
+    }
+    top_k(engine, if small { 2000 } else { 1_000_000 }, bandwidth)?;
+    serving(engine, small)?;
+    Ok(())
+}
+
+/// TFLOP/s of the vendor's product.
+fn matrix_product(engine: &CudaEngine, n: usize) -> Result<Option<f64>, Failure> {
+    let mut rng = StdRng::seed_from_u64(7);
+    let numbers: Vec<u16> = (0..1 << 20).map(|_| bf16(rng.random_range(-1.0_f32..1.0))).collect();
+    let Some(product) = MatrixProduct::new(engine.device(), n, &numbers)? else {
+        row(&format!("bf16 matrix product {n}^3"), "cublasLt is absent".to_owned(), String::new(), "");
+        return Ok(None);
+    };
+    let rate = 2.0 * (n as f64).powi(3) / (median(engine, || product.start())? * 1e9);
+    row(&format!("bf16 matrix product {n}^3, cublasLt"), format!("{rate:.0} TFLOP/s"), String::new(), "");
+    Ok(Some(rate))
+}
+
+/// Bytes read and written in a second by a copy on the device.
+fn copy_bandwidth(engine: &CudaEngine, bytes: usize) -> Result<f64, Failure> {
+    let device = engine.device();
+    let (from, to) = (device.alloc::<u8>(bytes)?, device.alloc::<u8>(bytes)?);
+    // Not zeros, which may move faster than data does.
+    let mut rng = StdRng::seed_from_u64(8);
+    let drawn: Vec<u8> = (0..1 << 20).map(|_| rng.random()).collect();
+    for at in (0..bytes).step_by(drawn.len()) {
+        device.upload_slice(&from, at, &drawn[..drawn.len().min(bytes - at)])?;
+    }
+    let rate = 2.0 * bytes as f64 / (median(engine, || device.copy(&from, &to, bytes))? / 1e3);
+    row("copy on the device", format!("{:.2} TB/s", rate / 1e12), String::new(), "");
+    Ok(rate)
+}
+
+fn history(
+    engine: &CudaEngine,
+    (head_dim, keys, public): (usize, usize, f64),
+    matmul: Option<f64>,
+    small: bool,
+) -> Result<(), Failure> {
+    let jobs = if small { 2 } else { 16 };
+    let shape = Shape { jobs, keys, heads: 4, head_dim, causal: true, bias: false, ragged: false, candidates: 0 };
+    let plain = World::new(engine, shape, 1)?;
+    let form = engine.form();
+    let ms = median(engine, || plain.start(engine, form))?;
+    let rate = plain.flops() / (ms * 1e9);
+    let mut peer = format!("public {public:.0} TFLOP/s: {:.2}x", rate / public);
+    let mut goal = "1.0x of the public figure".to_owned();
+    if let (Some(matmul), 128) = (matmul, head_dim) {
+        peer += &format!("; product: {:.2}", rate / matmul);
+        goal += ", 0.55 of the product";
+    }
+    row(
+        &format!("history {jobs} x {keys}, h4 d{head_dim}, no bias"),
+        format!("{rate:.0} TFLOP/s ({ms:.3} ms)"),
+        peer,
+        &goal,
+    );
+    drop(plain);
+    let biased = World::new(engine, Shape { bias: true, ..shape }, 1)?;
+    let with = median(engine, || biased.start(engine, form))?;
+    row("the same with bias", format!("{with:.3} ms"), format!("without: {:.2}x", ms / with), "0.8x of without");
+    Ok(())
+}
+
+fn top_k(engine: &CudaEngine, rows: usize, bandwidth: f64) -> Result<(), Failure> {
+    let (dim, device, k) = (128, engine.device(), 1000.min(rows / 2));
+    let mut rng = StdRng::seed_from_u64(3);
+    let vectors = device.alloc(rows * dim)?;
+    let drawn: Vec<u16> = (0..1000 * dim).map(|_| bf16(rng.random_range(-1.0_f32..1.0))).collect();
+    for at in (0..rows).step_by(1000) {
+        device.upload_slice(&vectors, at * dim, &drawn[..(rows - at).min(1000) * dim])?;
+    }
+    let queries = device.alloc(dim)?;
+    device.upload_slice(&queries, 0, &(0..dim).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>())?;
+    let (out_rows, out_scores) = (device.alloc::<u32>(k)?, device.alloc::<f32>(k)?);
+    let scratch = TopKScratch::new(device, rows, 1)?;
+    let search = TopK { vectors: vectors.region(), dim, queries: queries.region(), eligible: None, k };
+    let ms = median(engine, || engine.top_k(&search, &scratch, (out_rows.region(), out_scores.region())))?;
+    let rate = (rows * dim * 2) as f64 / (ms / 1e3);
+    let peer = format!("copy: {:.2}", rate / bandwidth);
+    row(
+        &format!("exact top {k} of {rows} x {dim} bf16"),
+        format!("{:.2} TB/s ({ms:.3} ms)", rate / 1e12),
+        peer,
+        "0.7 of the copy",
+    );
+    Ok(())
+}
+
+/// One user of 10,000 events, d = 256, 4 layers: cold and warm, on the wall clock.
+fn serving(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> {
+    let events = if small { 150 } else { 10_000 };
+    let candidates_len = if small { 20 } else { 500 };
+    let config = Config {
+        max_sequence_len: events,
+        max_output_len: 16,
+        embedding_dim: 256,
+        item_embedding_dim: 240,
+        action_embedding_dim: 16,
+        num_actions: 8,
+        num_blocks: if small { 1 } else { 4 },
+        num_heads: 4,
+        attention_dim: 64,
+        linear_dim: 64,
+        num_items: 1000,
+        num_time_buckets: 128,
+        normalization: "rel_bias".to_owned(),
+        linear_activation: "silu".to_owned(),
+        concat_ua: false,
+        epsilon: 1e-6,
+        num_tasks: 3,
+    };
+    let model = Arc::new(Model::seeded(config, &Seed { seed: 5, content_dim: None, head_hidden: 256 })?);
+    let items = ItemTable::new(&model);
+    let mut rng = StdRng::seed_from_u64(9);
+    let slots: Vec<u32> = (0..events).map(|_| rng.random_range(1..1000)).collect();
+    let actions: Vec<u16> = (0..events).map(|_| rng.random_range(1..8)).collect();
+    let times: Vec<i64> = (0..events).map(|i| 1_700_000_000 + 600 * i64::try_from(i).unwrap_or(0)).collect();
+    let window = Window { items: &slots, actions: &actions, times: &times };
+    let candidates: Vec<u32> = (0..candidates_len).map(|_| rng.random_range(1..1000)).collect();
+    let query_time = times[events - 1] + 30;
+    let mut encoder = CudaEncoder::new(Arc::clone(&model), Arc::clone(engine), if small { 64 << 20 } else { 4 << 30 })?;
+    let (mut cold, mut warm, mut probs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS + 2 {
+        let began = Instant::now();
+        let mut state = encoder.new_state();
+        encoder.advance(&mut [Advance { state: &mut state, window, items: &items, rows_max: usize::MAX }])?;
+        let encoded = encoder.finish(&[Finish { state: &state, window, items: &items, query_time }])?;
+        cold.push(began.elapsed().as_secs_f64() * 1e3);
+        for _ in 0..3 {
+            let began = Instant::now();
+            let job = Score { encoded: &encoded[0], items: &items, candidates: &candidates };
+            probs = encoder.score(&[job])?.swap_remove(0).probs;
+            warm.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    cold.sort_by(f64::total_cmp);
+    warm.sort_by(f64::total_cmp);
+    let what = format!("one user cold, {events} events, d 256");
+    row(&what, format!("{:.3} ms", cold[cold.len() / 2]), "wall clock, with all copies".to_owned(), "0.8 ms");
+    row(
+        &format!("warm, {candidates_len} candidates"),
+        format!("{:.3} ms", warm[warm.len() / 2]),
+        "wall clock, with all copies".to_owned(),
+        "0.1 ms",
+    );
+    if small {
+        let mut cpu = CpuEncoder::new(Arc::clone(&model), Arc::new(Engine::new(1, None)?));
+        let mut state = cpu.new_state();
+        cpu.advance(&mut [Advance { state: &mut state, window, items: &items, rows_max: usize::MAX }])?;
+        let encoded = cpu.finish(&[Finish { state: &state, window, items: &items, query_time }])?;
+        let other = cpu.score(&[Score { encoded: &encoded[0], items: &items, candidates: &candidates }])?;
+        let worst = probs.iter().zip(&other[0].probs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        row("probabilities, GPU and CPU", format!("{worst:.1e} apart"), String::new(), "");
+    }
+    Ok(())
+}

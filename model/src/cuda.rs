@@ -1,0 +1,415 @@
+//! The encoder on a GPU: [`longbow_kernels::cuda`] on packed rows, states in pages of device memory.
+//!
+//! What callers see is what [`crate::CpuEncoder`] shows, to the rounding of bf16: states, windows, errors, and that a
+//! job's result does not depend on the jobs beside it. [`FallbackEncoder`] goes on with the CPU once the device is lost.
+
+mod fallback;
+mod items;
+pub(crate) mod naive;
+mod pages;
+mod pass;
+mod weights;
+
+use std::sync::Arc;
+
+use longbow_kernels::cuda::{CudaEngine, CudaError, PAGE_ROWS, PageCopy, Rows};
+
+use crate::config::Config;
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+use crate::items::{ItemTable, l2_normalise};
+use crate::model::{Model, Version};
+use crate::state::{Block, Encoded, UserState};
+use crate::window::{Window, check_items, check_time};
+
+pub use fallback::{DeviceHealth, FallbackEncoder};
+use items::ItemMirror;
+pub(crate) use pages::DevicePages;
+use pages::Page;
+pub use pages::PagePool;
+use pass::{Batch, Kind, Pass, Scratch};
+use weights::Weights;
+
+/// Most rows of one job in one pass: a whole long history.
+const SLICE_ROWS: usize = 1 << 14;
+/// Most rows of one pass over all jobs: bounds the scratch memory.
+const PASS_ROWS: usize = 1 << 15;
+
+/// The fast path on a GPU.
+#[derive(Debug)]
+pub struct CudaEncoder {
+    model: Arc<Model>,
+    engine: Arc<CudaEngine>,
+    weights: Weights,
+    pool: Arc<PagePool>,
+    items: ItemMirror,
+    scratch: Scratch,
+}
+
+/// A job of [`Encoder::advance`] on its way.
+struct Todo<'j, 'a> {
+    job: &'j mut Advance<'a>,
+    target: usize,
+}
+
+/// Rows of one job in a pass: what to keep once the pass has worked.
+struct Placed {
+    pages: Vec<Arc<Page>>,
+    rows: usize,
+    next_time: i64,
+}
+
+impl CudaEncoder {
+    /// An encoder of `model` on `engine`, with `state_bytes` of device memory for users' K/V.
+    ///
+    /// # Errors
+    /// [`CudaError`]: shapes that the kernels do not take, or too little memory.
+    pub fn new(model: Arc<Model>, engine: Arc<CudaEngine>, state_bytes: usize) -> Result<Self, CudaError> {
+        let weights = Weights::new(&model, &engine)?;
+        let pool = PagePool::new(engine.device(), weights.shape, weights.layers.len(), state_bytes)?;
+        let scratch = Scratch::new(engine.device())?;
+        Ok(Self { model, engine, weights, pool, items: ItemMirror::default(), scratch })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The kernels.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<CudaEngine> {
+        &self.engine
+    }
+
+    /// The users' pages.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<PagePool> {
+        &self.pool
+    }
+
+    /// Whether the device is lost: every call fails until the process ends.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.pool.lost()
+    }
+
+    fn fault(&self, error: &CudaError) -> EncodeError {
+        if error.lost() {
+            self.pool.lose();
+        }
+        EncodeError::Kernel(error.to_string())
+    }
+
+    /// Runs a batch and gives what it computes to `take`.
+    fn pass<T>(
+        &mut self,
+        items: &ItemTable,
+        batch: &Batch,
+        kind: Kind,
+        take: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T, EncodeError> {
+        let result = self.items.follow(self.engine.device(), items).and_then(|moved| {
+            if moved {
+                self.scratch.forget_graphs();
+            }
+            let (engine, weights, items) = (&*self.engine, &self.weights, &self.items);
+            let pass = Pass { engine, weights, items, pages: self.pool.store(), scratch: &mut self.scratch };
+            pass.run(batch, kind).map(take)
+        });
+        result.map_err(|error| self.fault(&error))
+    }
+
+    fn check_version(&self, found: Version) -> Result<(), EncodeError> {
+        let expected = self.model.version();
+        if found == expected { Ok(()) } else { Err(EncodeError::Version { expected, found }) }
+    }
+
+    fn holds(&self, pages: Option<&DevicePages>) -> bool {
+        pages.is_some_and(|pages| Arc::ptr_eq(&pages.pool, &self.pool))
+    }
+
+    /// Adds rows `first..first + next_times.len()` of a window to the batch, whose K/V go to pages: those of `held`, the
+    /// last of them copied where somebody else reads it (or where `fresh` asks for it), and new ones.
+    fn place(
+        &self,
+        batch: &mut Batch,
+        window: &Window<'_>,
+        (first, next_times): (usize, &[i64]),
+        (held, fresh): (&[Arc<Page>], bool),
+    ) -> Result<Placed, EncodeError> {
+        let end = first + next_times.len();
+        let take = || self.pool.take().map_err(|error| self.fault(&error));
+        let mut pages = held[..first.div_ceil(PAGE_ROWS)].to_vec();
+        let partial = first % PAGE_ROWS;
+        if let Some(last) = pages.last_mut().filter(|_| partial > 0) {
+            // Two holders are the state itself and the list made above.
+            if fresh || Arc::strong_count(last) > 2 {
+                let copy = take()?;
+                let rows = i32::try_from(partial).unwrap_or(0);
+                batch.copies.push(PageCopy { from: last.index(), to: copy.index(), rows, reserved: 0 });
+                *last = copy;
+            }
+        }
+        while pages.len() < end.div_ceil(PAGE_ROWS) {
+            pages.push(take()?);
+        }
+        let job = Rows {
+            first: batch.items.len(),
+            count: end - first,
+            position: first,
+            keys: end,
+            table: batch.tables.len(),
+            causal: true,
+        };
+        batch.jobs.push(job);
+        batch.tables.extend(pages.iter().map(|page| page.index()));
+        for row in first..end {
+            let inside = i32::try_from(row % PAGE_ROWS).unwrap_or(0);
+            batch.slots.push(pages[row / PAGE_ROWS].index() * 64 + inside);
+            batch.positions.push(i32::try_from(row).unwrap_or(i32::MAX));
+        }
+        batch.items.extend_from_slice(&window.items[first..end]);
+        let plain = self.weights.config.action_embedding_dim == 0;
+        batch.actions.extend(window.actions[first..end].iter().map(|&action| if plain { 0 } else { action }));
+        batch.times.extend_from_slice(&window.times[first..end]);
+        batch.next_times.extend_from_slice(next_times);
+        Ok(Placed { pages, rows: end, next_time: next_times.last().copied().unwrap_or_default() })
+    }
+
+    /// Adds candidates of one job to the batch.
+    fn place_candidates(&self, batch: &mut Batch, encoded: &Encoded, candidates: &[u32]) {
+        let (events, pages) = (encoded.events(), encoded.device.as_ref());
+        let count = candidates.len();
+        let (first, table) = (batch.items.len(), batch.tables.len());
+        batch.jobs.push(Rows { first, count, position: events, keys: events, table, causal: false });
+        batch.tables.extend(pages.into_iter().flat_map(|pages| pages.pages.iter().map(|page| page.index())));
+        batch.items.extend_from_slice(candidates);
+        batch.actions.extend(std::iter::repeat_n(0, count));
+        batch.positions.extend(std::iter::repeat_n(i32::try_from(events).unwrap_or(i32::MAX), count));
+        batch.slots.extend(std::iter::repeat_n(-1, count));
+        batch.times.extend(std::iter::repeat_n(encoded.query_time, count));
+        batch.next_times.extend(std::iter::repeat_n(encoded.query_time, count));
+    }
+
+    /// One pass of [`Encoder::advance`]: the next slice of each job with the first job's item table that fits.
+    fn advance_pass(&mut self, todo: &mut [Todo<'_, '_>]) -> Result<(), EncodeError> {
+        let (mut batch, mut placed, mut total) = (Batch::default(), Vec::new(), 0);
+        let mut table: Option<&ItemTable> = None;
+        for (at, Todo { job, target }) in todo.iter_mut().enumerate() {
+            let first = job.state.rows();
+            let count = target.saturating_sub(first).min(SLICE_ROWS);
+            if count == 0 || total + count > PASS_ROWS || table.is_some_and(|table| !items::same(table, job.items)) {
+                continue;
+            }
+            total += count;
+            table = Some(job.items);
+            let held = job.state.device.as_ref().map_or(&[][..], |pages| &pages.pages);
+            let next_times = &job.window.times[first + 1..=first + count];
+            placed.push((at, self.place(&mut batch, &job.window, (first, next_times), (held, false))?));
+        }
+        let Some(table) = table else { return Ok(()) };
+        self.pass(table, &batch, Kind::Keep, |_| ())?;
+        for (at, Placed { pages, rows, next_time }) in placed {
+            let job = &mut *todo[at].job;
+            job.state.reserve(&job.window, rows);
+            if let Some(device) = &mut job.state.device {
+                device.pages = pages;
+            }
+            job.state.commit(rows, next_time);
+        }
+        Ok(())
+    }
+
+    /// Rows `[n, D]` of the last layer for a whole window at once. For checks.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn encode_rows(
+        &mut self,
+        window: Window<'_>,
+        items: &ItemTable,
+        query_time: i64,
+    ) -> Result<Vec<f32>, EncodeError> {
+        window.check(&self.weights.config, items)?;
+        check_time(query_time, window.len())?;
+        let Some((_, later)) = window.times.split_first() else { return Ok(Vec::new()) };
+        let next_times: Vec<i64> = later.iter().copied().chain([query_time]).collect();
+        let mut batch = Batch::default();
+        let _held = self.place(&mut batch, &window, (0, &next_times), (&[], false))?;
+        self.rows_of(items, &batch, Kind::Rows)
+    }
+
+    /// Rows `[C, D]` of the last layer for one job's candidates. For checks.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn candidate_rows(&mut self, job: &Score<'_>) -> Result<Vec<f32>, EncodeError> {
+        self.check_score(job)?;
+        let mut batch = Batch::default();
+        self.place_candidates(&mut batch, job.encoded, job.candidates);
+        self.rows_of(job.items, &batch, Kind::CandidateRows)
+    }
+
+    /// Rows without their padding.
+    fn rows_of(&mut self, items: &ItemTable, batch: &Batch, kind: Kind) -> Result<Vec<f32>, EncodeError> {
+        let (d, full) = (self.weights.d, self.weights.config.embedding_dim);
+        self.pass(items, batch, kind, |rows| rows.chunks_exact(d).flat_map(|row| &row[..full]).copied().collect())
+    }
+
+    fn check_finish(&self, job: &Finish<'_>) -> Result<(), EncodeError> {
+        let config = &self.weights.config;
+        self.check_version(job.state.version())?;
+        job.window.check_lengths(config)?;
+        check_time(job.query_time, job.window.len())?;
+        let needed = job.window.len().saturating_sub(1);
+        let held = if self.holds(job.state.device.as_ref()) { job.state.rows_valid(&job.window) } else { 0 };
+        if held < needed {
+            return Err(EncodeError::Behind { held, needed });
+        }
+        job.window.check_rows(needed, config, job.items)
+    }
+
+    fn check_score(&self, job: &Score<'_>) -> Result<(), EncodeError> {
+        self.check_version(job.encoded.version())?;
+        if !self.holds(job.encoded.device.as_ref()) {
+            return Err(EncodeError::Kernel("the history was not encoded on this GPU".to_owned()));
+        }
+        check_items(job.candidates, 0, &self.weights.config, job.items)
+    }
+
+    /// The last rows of jobs with one item table, at most [`PASS_ROWS`].
+    fn finish_pass(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
+        let (mut batch, mut placed) = (Batch::default(), Vec::with_capacity(jobs.len()));
+        for job in jobs {
+            let held = job.state.device.as_ref().map_or(&[][..], |pages| &pages.pages);
+            placed.push(match job.window.len().checked_sub(1) {
+                // The last row's page is the request's own: the state stays as it is.
+                Some(last) => Some(self.place(&mut batch, &job.window, (last, &[job.query_time]), (held, true))?),
+                None => None,
+            });
+        }
+        let mut queries = Vec::new();
+        if let Some(job) = jobs.first().filter(|_| !batch.items.is_empty()) {
+            let (d, dim, epsilon) = (self.weights.d, self.weights.config.item_embedding_dim, self.weights.epsilon);
+            queries = self.pass(job.items, &batch, Kind::Rows, |rows| -> Vec<Vec<f32>> {
+                rows.chunks_exact(d).map(|row| row[..dim].to_vec()).collect()
+            })?;
+            queries.iter_mut().for_each(|query| l2_normalise(query, epsilon));
+        }
+        let mut queries = queries.into_iter();
+        Ok(jobs
+            .iter()
+            .zip(placed)
+            .map(|(job, placed)| {
+                let held = job.window.len().saturating_sub(1);
+                let time = job.window.times.last().copied().unwrap_or_default();
+                let mut device = DevicePages::new(&self.pool);
+                let tail = placed.map(|placed| {
+                    device.pages = placed.pages;
+                    Block::single(job.state.shape(), time)
+                });
+                let query = if tail.is_some() { queries.next().unwrap_or_default() } else { Vec::new() };
+                Encoded {
+                    version: job.state.version(),
+                    blocks: job.state.share(held),
+                    rows: held,
+                    tail,
+                    query_time: job.query_time,
+                    query,
+                    device: Some(device),
+                }
+            })
+            .collect())
+    }
+}
+
+impl Encoder for CudaEncoder {
+    fn config(&self) -> &Config {
+        &self.weights.config
+    }
+
+    fn version(&self) -> Version {
+        self.model.version()
+    }
+
+    fn new_state(&self) -> UserState {
+        UserState::on_device(self.model.version(), DevicePages::new(&self.pool))
+    }
+
+    fn advance(&mut self, jobs: &mut [Advance<'_>]) -> Result<(), EncodeError> {
+        let mut plans = Vec::with_capacity(jobs.len());
+        for job in jobs.iter() {
+            job.window.check_lengths(&self.weights.config)?;
+            self.check_version(job.state.version())?;
+            let valid = if self.holds(job.state.device.as_ref()) { job.state.rows_valid(&job.window) } else { 0 };
+            let wanted = job.window.len().saturating_sub(1);
+            if valid < wanted {
+                job.window.check_rows(valid, &self.weights.config, job.items)?;
+            }
+            plans.push((valid, wanted.min(valid.saturating_add(job.rows_max))));
+        }
+        let mut todo = Vec::with_capacity(jobs.len());
+        for (job, (valid, target)) in jobs.iter_mut().zip(plans) {
+            if valid < target {
+                if !self.holds(job.state.device.as_ref()) {
+                    *job.state = self.new_state();
+                }
+                job.state.truncate(valid);
+                todo.push(Todo { job, target });
+            }
+        }
+        while todo.iter().any(|t| t.job.state.rows() < t.target) {
+            self.advance_pass(&mut todo)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
+        jobs.iter().try_for_each(|job| self.check_finish(job))?;
+        let mut encoded = Vec::with_capacity(jobs.len());
+        for alike in jobs.chunk_by(|a, b| items::same(a.items, b.items)) {
+            for jobs in alike.chunks(PASS_ROWS) {
+                encoded.extend(self.finish_pass(jobs)?);
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError> {
+        let tasks = self.weights.config.num_tasks;
+        if tasks == 0 {
+            return Err(EncodeError::NoHeads);
+        }
+        jobs.iter().try_for_each(|job| self.check_score(job))?;
+        let mut scores: Vec<Scores> = jobs.iter().map(|_| Scores { tasks, probs: Vec::new() }).collect();
+        let slices: Vec<(usize, &[u32])> = jobs
+            .iter()
+            .enumerate()
+            .flat_map(|(at, job)| job.candidates.chunks(SLICE_ROWS).map(move |c| (at, c)))
+            .collect();
+        let mut rest = &slices[..];
+        while let Some(((first, _), _)) = rest.split_first() {
+            let table = jobs[*first].items;
+            let mut rows = 0;
+            let fits = |(at, slice): &&(usize, &[u32])| {
+                rows += slice.len();
+                rows <= PASS_ROWS && items::same(jobs[*at].items, table)
+            };
+            let count = rest.iter().take_while(fits).count();
+            let mut batch = Batch::default();
+            for (at, slice) in &rest[..count] {
+                self.place_candidates(&mut batch, jobs[*at].encoded, slice);
+            }
+            let probs = self.pass(table, &batch, Kind::Probabilities, <[f32]>::to_vec)?;
+            let mut from = &probs[..];
+            for (at, slice) in &rest[..count] {
+                let (mine, after) = from.split_at(slice.len() * tasks);
+                scores[*at].probs.extend_from_slice(mine);
+                from = after;
+            }
+            rest = &rest[count..];
+        }
+        Ok(scores)
+    }
+}

@@ -1,0 +1,125 @@
+//! A GPU while it works, then the CPU.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use longbow_kernels::Engine;
+
+use super::CudaEncoder;
+use crate::config::Config;
+use crate::cpu::CpuEncoder;
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+use crate::model::Version;
+use crate::state::{Encoded, UserState};
+
+/// How the device does; shared with whoever shows it.
+#[derive(Debug, Default)]
+pub struct DeviceHealth {
+    lost: AtomicBool,
+    faults: AtomicU64,
+}
+
+impl DeviceHealth {
+    /// Whether the device is lost: work goes on on the CPU, and the process should end after it has drained.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Calls that failed on the device.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs on the GPU. A call that fails there fails for its jobs; once the context is poisoned, further calls run on the
+/// CPU, slower but right: states of the lost device count as empty, and histories encoded on it are refused.
+#[derive(Debug)]
+pub struct FallbackEncoder {
+    gpu: Option<CudaEncoder>,
+    cpu: CpuEncoder,
+    health: Arc<DeviceHealth>,
+}
+
+impl FallbackEncoder {
+    /// Both encoders must be of one model.
+    #[must_use]
+    pub fn new(gpu: CudaEncoder, cpu: CpuEncoder) -> Self {
+        Self { gpu: Some(gpu), cpu, health: Arc::default() }
+    }
+
+    /// The same with its work on the CPU done by `engine`.
+    #[must_use]
+    pub fn on(self, engine: Arc<Engine>) -> Self {
+        Self { cpu: self.cpu.on(engine), ..self }
+    }
+
+    /// How the device does.
+    #[must_use]
+    pub fn health(&self) -> Arc<DeviceHealth> {
+        Arc::clone(&self.health)
+    }
+
+    /// Notes what a call on the device gave.
+    fn note<T>(&mut self, result: Result<T, EncodeError>) -> Result<T, EncodeError> {
+        if matches!(result, Err(EncodeError::Kernel(_))) {
+            self.health.faults.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.gpu.as_ref().is_some_and(CudaEncoder::lost) {
+            self.health.lost.store(true, Ordering::Release);
+            // Freeing memory of a poisoned context fails, quietly; pages that states still hold keep the pool.
+            self.gpu = None;
+        }
+        result
+    }
+}
+
+impl Encoder for FallbackEncoder {
+    fn config(&self) -> &Config {
+        self.cpu.config()
+    }
+
+    fn version(&self) -> Version {
+        self.cpu.version()
+    }
+
+    fn new_state(&self) -> UserState {
+        self.gpu.as_ref().map_or_else(|| self.cpu.new_state(), Encoder::new_state)
+    }
+
+    fn advance(&mut self, jobs: &mut [Advance<'_>]) -> Result<(), EncodeError> {
+        if let Some(gpu) = &mut self.gpu {
+            let result = gpu.advance(jobs);
+            return self.note(result);
+        }
+        for job in jobs.iter_mut().filter(|job| job.state.device.is_some()) {
+            if job.state.version() == self.cpu.version() {
+                *job.state = self.cpu.new_state();
+            }
+        }
+        self.cpu.advance(jobs)
+    }
+
+    fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
+        if let Some(gpu) = &mut self.gpu {
+            let result = gpu.finish(jobs);
+            return self.note(result);
+        }
+        // A window of one event needs no rows before it, so a state of the lost device would pass.
+        let blank = self.cpu.new_state();
+        let jobs: Vec<Finish<'_>> = jobs
+            .iter()
+            .map(|job| if job.state.device.is_some() { Finish { state: &blank, ..*job } } else { *job })
+            .collect();
+        self.cpu.finish(&jobs)
+    }
+
+    fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError> {
+        if let Some(gpu) = &mut self.gpu {
+            let result = gpu.score(jobs);
+            return self.note(result);
+        }
+        self.cpu.score(jobs)
+    }
+}
