@@ -258,7 +258,7 @@ fn pace(c: &mut Criterion) {
                 results.impressions += 3;
                 results.expected.0 += 3_000;
                 let spent = Micros(results.expected.0 / 2);
-                control.tick(now, &catalog, |_, _| PlanTotals { spent, free: Micros(5), results })
+                control.tick(now, &catalog, |_, _| PlanTotals { spent, free: Micros(5), results: results.into() })
             });
         });
     }

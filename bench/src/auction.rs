@@ -54,5 +54,6 @@ fn market_options(seed: u64) -> market::MarketOptions {
         days_before: 2,
         prediction_bias: 1.0,
         shaded: true,
+        channels_told: true,
     }
 }

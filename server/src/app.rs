@@ -21,7 +21,7 @@ pub use ids::BidIds;
 pub(crate) use models::models_dir;
 pub use models::{Ended, Models, ModelsStatus, NotTaken};
 pub use records::Records;
-pub use seen::{Predicted, Seen};
+pub use seen::{Expected, Predicted, Seen};
 pub use shades::{Shades, group_of};
 pub use start::{Bound, Stores, serve};
 

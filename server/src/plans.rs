@@ -4,8 +4,10 @@
 //! indexed form that requests read is [`crate::catalog::Catalog`].
 
 mod element;
+mod experiment;
 
 pub use element::{ELEMENT_CHARS_MAX, ELEMENTS_MAX, Element, Part};
+pub use experiment::{Arm, Experiment};
 
 use crate::ids::Id;
 use crate::money::{Currency, Micros};
@@ -91,6 +93,9 @@ pub struct Strategy {
     /// Costs of an order. Returns are counted net of them: with a cost of goods among them, on the margin.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub costs: Vec<CostItem>,
+    /// A second policy for a part of the users, to compare with the plan's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
 }
 
 /// Most days with a share of their own.
@@ -116,8 +121,9 @@ impl Strategy {
         Micros(kept.saturating_sub(each.saturating_mul(i64::try_from(orders).unwrap_or(i64::MAX))).max(0))
     }
 
-    /// Checks shares and costs.
+    /// Checks shares, costs and the experiment.
     fn validate(&self) -> Result<(), FieldError> {
+        self.experiment.map_or(Ok(()), |experiment| experiment.validate())?;
         let share = |x: f64| (0.0..=1.0).contains(&x);
         let days = &self.day_shares;
         if days.len() > DAY_SHARES_MAX || !days.iter().all(|x| share(*x)) || days.iter().sum::<f64>() > 1.0 + 1e-9 {

@@ -34,6 +34,8 @@ pub(crate) enum Scenario {
     Drift,
     /// First-price auctions
     FirstPrice,
+    /// Four channels: predictions are too high in one and too low in another, prices differ
+    Channels,
 }
 
 /// Who sets the multipliers.
@@ -69,6 +71,8 @@ pub(crate) struct MarketOptions {
     pub(crate) prediction_bias: f64,
     /// Whether first-price bids are shaded.
     pub(crate) shaded: bool,
+    /// Whether the policy is told the channel of what it bought.
+    pub(crate) channels_told: bool,
 }
 
 /// One plan's judged day, in currency units.
@@ -178,6 +182,7 @@ mod tests {
             days_before: 1,
             prediction_bias: 1.0,
             shaded: true,
+            channels_told: true,
         }
     }
 

@@ -101,6 +101,9 @@ struct Figures {
     /// First price only: what shading saves of the spend for as many wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     shading_saves: Option<f64>,
+    /// Channels only: the share of hindsight of the same policy when it is not told the channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hindsight_share_untold: Option<f64>,
 }
 
 /// Runs the command.
@@ -216,6 +219,7 @@ fn figures(args: &MarketArgs, all: &[Vec<PlanResult>]) -> anyhow::Result<Figures
         over_budget: plans.iter().filter(|plan| plan.spent > plan.budget).count(),
         recovery_ticks: shock.then(|| average(&all.iter().map(|seed| recovery(seed)).collect::<Vec<_>>())),
         shading_saves: if args.scenario == Scenario::FirstPrice { Some(shading_saves(args)?) } else { None },
+        hindsight_share_untold: if args.scenario == Scenario::Channels { Some(untold(args)?) } else { None },
     })
 }
 
@@ -230,6 +234,19 @@ fn recovery(plans: &[PlanResult]) -> f64 {
         surprises.get(surprises.len() / 2).is_none_or(|median| median.abs() > ON_PATH)
     };
     (from..ticks).take_while(|&tick| off(tick)).count() as f64
+}
+
+/// Share of hindsight when every impression is booked on one channel.
+#[expect(clippy::cast_precision_loss, reason = "a count of seeds")]
+fn untold(args: &MarketArgs) -> anyhow::Result<f64> {
+    let (bidder, seeds) = (bidder(args)?, args.seed..args.seed + u64::from(args.seeds));
+    let mut sum = 0.0;
+    for seed in seeds.clone() {
+        let plans = market::run(&MarketOptions { channels_told: false, ..options(args, seed) }, &bidder)?;
+        let total = |of: fn(&PlanResult) -> f64| plans.iter().map(of).sum::<f64>();
+        sum += total(|plan| plan.value) / total(|plan| plan.hindsight_value).max(1e-9);
+    }
+    Ok(sum / seeds.count().max(1) as f64)
 }
 
 /// What shading saves: the spend of plain bids at the value, against shaded bids whose multiplier is raised until they win as

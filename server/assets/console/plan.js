@@ -42,7 +42,7 @@ function returning(plan, rows, now) {
   });
   const target = plan.goal.roi ? plan.goal.roi.target : null;
   const from = rows.length ? Number(rows[0].key) : now - 3600;
-  return lines({ series: [{ points: points.length ? points : [[now, 0]] }], limit: target, from, to: Math.max(now, from + 1), y: (v) => v.toFixed(1), x: when, label: "Return against target over time" });
+  return lines({ series: [{ points: points.length ? points : [[now, 0]] }], limit: target, from, to: Math.max(now, from + 1), y: (v) => v.toFixed(2), x: when, label: "Return against target over time" });
 }
 
 function creativesOf(answer) {

@@ -59,7 +59,7 @@ function outlook(forecast, currency) {
     .map(([name, ...cells]) => [name.replace("_micros", "").replaceAll("_", " "), ...cells]);
   const last = expected.series[expected.series.length - 1].day;
   return [
-    h("p", { class: "quiet" }, `Based on ${base.scope.replaceAll("_", " ")}: ${count(base.plans)} plans, ${count(base.impressions)} impressions, ${count(base.conversions)} orders.`),
+    h("p", { class: "quiet" }, `Based on ${base.scope.replaceAll("_", " ")}: ${count(base.plans)} ${base.plans === 1 ? "plan" : "plans"}, ${count(base.impressions)} impressions, ${count(base.conversions)} orders.`),
     lines({ series: [{ points: expected.series.map((p) => [p.day, p.spend_micros.expected]), kind: "second" }], band: expected.series.map((p) => [p.day, p.spend_micros.low, p.spend_micros.high]),
       from: 0, to: last, y: (v) => money(v), x: (v) => `day ${count(v)}`, label: "Expected spend by day with its range" }),
     legend([["second", "expected spend"], ["band", "eight of ten cases"]]),

@@ -110,7 +110,7 @@ impl Control {
             let balance = app.accounts.of(slot).and_then(|account| app.ledger.balance(account)).unwrap_or_default();
             let columns = [balance.granted, balance.spent, balance.held, balance.free];
             money.iter_mut().zip(columns).for_each(|(sum, column)| *sum = sum.saturating_add(column.0));
-            PlanTotals { spent: balance.spent, free: balance.free, results: app.outcomes.of(slot) }
+            PlanTotals { spent: balance.spent, free: balance.free, results: app.outcomes.cells(slot) }
         });
         app.report_tick(&catalog, &controls);
         app.controls.store(controls);

@@ -2,13 +2,17 @@
 
 use super::App;
 use crate::admin::models;
+use crate::auction::pace::{ArmFigures, Forecast};
+use crate::auction::slot::Channel;
 use crate::http::openrtb;
 use crate::http::respond::{self, Fault};
 use crate::http::{Request, Response};
 use crate::ids::Id;
 use crate::pipeline::explain::explain;
+use crate::plans::Arm;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Answers `/v1/models`, `POST /openrtb2/bid?explain=1`, `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of
 /// the port has passed already.
@@ -47,9 +51,14 @@ struct PlanFacts {
     plan: Id,
     policy: crate::plans::PolicyKind,
     multiplier: f64,
+    /// Multiplier in each channel.
+    channels: BTreeMap<&'static str, f64>,
+    /// Both arms of the experiment since it began: the plan's own policy, and the one it is compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experiment: Option<[ArmFigures; 2]>,
     /// Absent while the policy does not forecast, or has not seen an impression yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    forecast: Option<crate::auction::pace::Forecast>,
+    forecast: Option<Forecast>,
 }
 
 fn of_plan(app: &App, request: &Request, plan: &str) -> Result<Response, Fault> {
@@ -62,11 +71,20 @@ fn of_plan(app: &App, request: &Request, plan: &str) -> Result<Response, Fault> 
     let slot = catalog.plan_slot(&plan).ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
     let entry = catalog.plan(slot).ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
     let controls = app.controls.load();
+    let control = controls.of(slot, Arm::First);
+    let channel = |channel: Channel| (channel.name(), control.multiplier * control.channels[channel as usize]);
+    let experiment = controls.trial(slot).map(|trial| {
+        let balance = app.accounts.of(slot).and_then(|account| app.ledger.balance(account)).unwrap_or_default();
+        let multipliers = [control.multiplier, controls.of(slot, Arm::Second).multiplier];
+        trial.figures(&entry.record, &app.outcomes.cells(slot), balance.spent, multipliers)
+    });
     let facts = PlanFacts {
         plan,
         policy: entry.record.policy,
-        multiplier: controls.multiplier(slot),
-        forecast: controls.forecast(slot),
+        multiplier: control.multiplier,
+        channels: Channel::ALL.map(channel).into_iter().collect(),
+        experiment,
+        forecast: control.forecast,
     };
     Ok(respond::json(StatusCode::OK, &facts))
 }

@@ -1,5 +1,6 @@
 //! What is remembered of recent bids until their reports come: counted once, with what was expected of them.
 
+use crate::auction::pace::Cell;
 use crate::http::notices::NoticeKind;
 use crate::ledger::BidId;
 use crate::money::Micros;
@@ -35,26 +36,35 @@ impl Seen {
     }
 }
 
-/// Predicted values of recent bids, so that an impression counts with what was expected of it. Bounded and in memory only: a value
-/// that is gone is reported as unknown, and pacing then steers by results alone.
+/// What is remembered of a bid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// What its impression is expected to be worth, micros of the plan's currency; zero if that is not known any more.
+    pub value: Micros,
+    /// The part of the plan that made it; the first if that is not known any more.
+    pub cell: Cell,
+}
+
+/// Predicted values of recent bids, so that an impression counts with what was expected of it, and where. Bounded and in memory
+/// only: a value that is gone is reported as unknown, and pacing then steers by results alone.
 #[derive(Debug, Default)]
-pub struct Predicted(Mutex<[HashMap<u128, Micros>; 2]>);
+pub struct Predicted(Mutex<[HashMap<u128, Expected>; 2]>);
 
 impl Predicted {
     /// Remembers what a bid's impression is expected to be worth.
-    pub fn remember(&self, bid: BidId, value: Micros) {
+    pub fn remember(&self, bid: BidId, expected: Expected) {
         let mut maps = self.0.lock();
-        maps[0].insert(bid.0, value);
+        maps[0].insert(bid.0, expected);
         if maps[0].len() >= GENERATION {
             maps[1] = std::mem::take(&mut maps[0]);
         }
     }
 
-    /// What was expected of a bid; zero if that is not known any more.
+    /// What was expected of a bid.
     #[must_use]
-    pub fn of(&self, bid: BidId) -> Micros {
+    pub fn of(&self, bid: BidId) -> Expected {
         let maps = self.0.lock();
-        maps.iter().find_map(|map| map.get(&bid.0).copied()).unwrap_or(Micros::ZERO)
+        maps.iter().find_map(|map| map.get(&bid.0).copied()).unwrap_or_default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What requests, notices and the control tick tell the reports.
 
 use super::App;
+use crate::auction::choose::Sight;
 use crate::auction::pace::{Controls, PlanOutcome};
 use crate::auction::select::Candidate;
 use crate::catalog::Catalog;
@@ -96,7 +97,7 @@ impl App {
     /// A charged impression: what was charged and what was bid, in the plan's currency.
     pub(crate) fn report_win(&self, catalog: &Catalog, claim: &Claim<'_>, (price, amount): (Micros, Micros)) {
         let Some(plan) = catalog.plan_slot(&Id::from(&*claim.plan)) else { return };
-        let creative = catalog.creative_slot(&Id::from(&*claim.creative));
+        let creative = Sight::find(catalog, &claim.creative).map(|sight| sight.creative);
         let bid = BidId::parse(&claim.bid).0;
         self.reports.note(self.clock.seconds(), Fact::Win { bid, plan, creative, price, amount });
     }
@@ -113,6 +114,8 @@ impl App {
             PlanOutcome::Impression(_) => Outcome::Impression,
             PlanOutcome::Click => Outcome::Click,
             PlanOutcome::Conversion(value) => Outcome::Conversion(value),
+            // Told by `report_win`, with the bid.
+            PlanOutcome::Paid(_) => return,
         };
         let fact = Fact::Result { bid: bid.map(|bid| bid.0), plan, creative, outcome };
         self.reports.note(self.clock.seconds(), fact);

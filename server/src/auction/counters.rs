@@ -42,8 +42,13 @@ impl<const N: usize> Counters<N> {
     }
 
     pub(super) fn add(&self, slot: u32, amounts: [u64; N]) {
+        self.add_from(slot, 0, &amounts);
+    }
+
+    /// Adds to the counters of a slot from position `first` on.
+    pub(super) fn add_from(&self, slot: u32, first: usize, amounts: &[u64]) {
         self.with(slot, |row| {
-            for (counter, amount) in row.iter().zip(amounts) {
+            for (counter, &amount) in row.iter().skip(first).zip(amounts) {
                 if amount > 0 {
                     // A counter that has seen 2^64 stays there instead of starting anew.
                     let _ = counter

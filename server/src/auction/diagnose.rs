@@ -203,6 +203,9 @@ pub struct Part {
     /// Share of the logarithm of order value or return, whichever it moved more.
     #[serde(skip)]
     pub(crate) weight: f64,
+    /// Its part of the logarithm of return, 0 if that is within its luck.
+    #[serde(skip)]
+    pub(crate) ln_return: f64,
 }
 
 /// The answer.
@@ -264,6 +267,6 @@ pub fn diagnose(before: &Period, after: &Period) -> Result<Diagnosis, NotEnough>
     let return_on_spend = parts::returns(order_value, spend);
     let main = parts.first().filter(|part| part.moved);
     let (cause, cause_name) = (main.map(|part| part.cause), main.and_then(|part| part.name.clone()));
-    let summary = words::summary(order_value, spend, main);
+    let summary = words::summary(order_value, spend, &parts);
     Ok(Diagnosis { order_value, spend, return_on_spend, cause, cause_name, summary, parts })
 }

@@ -9,6 +9,9 @@
 //! goal while `earned >= spent`. "Expected" is the same from predictions: the sum of [`super::price::Priced::value`] over
 //! the impressions bought. It is known at once and has no luck in it, but may be biased.
 
+mod arms;
+mod cell;
+mod channels;
 mod controls;
 pub mod horizon;
 mod mpc;
@@ -20,14 +23,18 @@ mod response;
 pub mod rl;
 mod schedule;
 
+pub use arms::{ArmFigures, Trial};
+pub use cell::{CELLS, Cell, CellResults};
+pub use channels::{ChannelSeen, NO_FACTORS};
 pub use controls::{ControlLoop, Controls, ControlsHandle, PlanTotals, SavedControls};
 pub use mpc::{Forecast, Mpc};
-pub use outcomes::{OutcomeState, Outcomes, PlanOutcome, PlanResults};
+pub use outcomes::{OutcomeState, Outcomes, PlanOutcome, PlanResults, SavedResults};
 pub use pid::{Gains, Pid, U_MAX, U_MIN};
 pub use profile::{PARTS, Profile};
 pub use response::{Response, SPREAD, TickSeen};
 pub use schedule::{DayShape, NO_END};
 
+use crate::auction::slot::CHANNELS;
 use crate::money::Micros;
 use crate::plans::PolicyKind;
 use serde::{Deserialize, Serialize};
@@ -55,6 +62,8 @@ pub struct PlanObservation {
     pub allowance: Micros,
     /// End of the period that `allowance` is for: the end of the plan, or of one day.
     pub period_ends_at: i64,
+    /// The same money and results by channel.
+    pub channels: [ChannelSeen; CHANNELS],
 }
 
 impl PlanObservation {
@@ -75,6 +84,8 @@ pub struct Outlook<'a> {
     pub threshold: f64,
     /// Results of all plans over what was predicted of them.
     pub record: f64,
+    /// The same of each channel, over `record`.
+    pub channels: [f64; CHANNELS],
     /// The offline-trained policy, if one is loaded.
     pub policy: Option<&'a rl::RlPolicy>,
 }
@@ -84,6 +95,9 @@ pub struct Outlook<'a> {
 pub struct Control {
     /// Multiplies the predicted value.
     pub multiplier: f64,
+    /// Multiplies that once more in each channel.
+    #[serde(default = "no_factors")]
+    pub channels: [f64; CHANNELS],
     /// What the policy expects, if it forecasts.
     #[serde(default)]
     pub forecast: Option<Forecast>,
@@ -91,8 +105,20 @@ pub struct Control {
 
 impl Default for Control {
     fn default() -> Self {
-        Self { multiplier: 1.0, forecast: None }
+        Self { multiplier: 1.0, channels: NO_FACTORS, forecast: None }
     }
+}
+
+impl Control {
+    /// One multiplier in every channel.
+    #[must_use]
+    pub fn everywhere(multiplier: f64) -> Self {
+        Self { multiplier, ..Self::default() }
+    }
+}
+
+fn no_factors() -> [f64; CHANNELS] {
+    NO_FACTORS
 }
 
 /// Decides one plan's control. Each plan has a policy value of its own, which carries its state from tick to tick.
@@ -143,6 +169,18 @@ impl AnyPolicy {
             Self::Pid(_) => PolicyKind::Pid,
             Self::Mpc(policy) if policy.is_learned() => PolicyKind::MpcRl,
             Self::Mpc(_) => PolicyKind::Mpc,
+        }
+    }
+}
+
+impl AnyPolicy {
+    /// Goes on from `seen` although it did not come about by bidding: an experiment began or ended.
+    fn rebase(&mut self, seen: &PlanObservation) {
+        match self {
+            Self::Fixed(_) => {}
+            // Its memory is a few minutes long.
+            Self::Pid(policy) => **policy = Pid::default(),
+            Self::Mpc(policy) => policy.rebase(seen),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! impression** in the stated currency, already rounded up where they are floors.
 
 use crate::money::{Currency, Micros};
+use serde::{Deserialize, Serialize};
 
 /// How the winner pays (OpenRTB `at`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +16,40 @@ pub enum AuctionType {
     SecondPrice,
     /// `at = 3` in a deal: the deal's floor is the price agreed on.
     Fixed,
+}
+
+/// Kind of place where an impression is sold. A bid request names it in `ext.channel`; an exchange that does not is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// An ad exchange.
+    #[default]
+    Exchange,
+    /// A feed of our own or of a partner.
+    Feed,
+    /// Search results.
+    Search,
+    /// A live room.
+    Live,
+}
+
+/// Number of channels.
+pub const CHANNELS: usize = 4;
+
+impl Channel {
+    /// Every channel.
+    pub const ALL: [Self; CHANNELS] = [Self::Exchange, Self::Feed, Self::Search, Self::Live];
+
+    /// Its name in requests and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exchange => "exchange",
+            Self::Feed => "feed",
+            Self::Search => "search",
+            Self::Live => "live",
+        }
+    }
 }
 
 /// Banner part of an impression.
@@ -194,6 +229,8 @@ impl Slot {
 pub struct Terms {
     /// Auction id.
     pub auction_id: String,
+    /// Where the impressions are sold.
+    pub channel: Channel,
     /// How the winner pays, outside deals.
     pub auction_type: AuctionType,
     /// Currencies we may bid in; the first known one is used. Empty means USD.

@@ -338,6 +338,10 @@ impl Executor {
 
     fn run_long(&mut self, job: Job<Task>, planner: &mut Planner<Task>) {
         let Some(mut lease) = self.lease(job) else { return };
+        // Only the last row is left, and even that is more than a short batch may take: no slice can cut it.
+        if lease.missing == 0 {
+            return self.run_encodes(vec![lease], planner);
+        }
         let items = self.items.load_full();
         let rows_max = self.slice_rows(lease.ready, lease.missing);
         let Task::Encode(task) = &lease.job.payload else { return };

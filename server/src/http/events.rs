@@ -4,9 +4,9 @@ use super::respond::{self, Fault};
 use super::routes::timed;
 use super::{Request, Response};
 use crate::actions;
-use crate::app::App;
+use crate::app::{App, Expected};
 use crate::auction::choose::{Outcome, Sight};
-use crate::auction::pace::PlanOutcome;
+use crate::auction::pace::{Cell, PlanOutcome};
 use crate::batch::Urgency;
 use crate::catalog::Catalog;
 use crate::ids::{Id, ItemKey};
@@ -224,16 +224,15 @@ fn field_fault(text: &str) -> Fault {
 
 /// An accepted event that names an ad counts as its result.
 fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
+    let bid = body.bid.as_ref().map(|bid| BidId::parse(bid.as_str()));
+    let expected = bid.map_or_else(Expected::default, |bid| app.predicted.of(bid));
     let shown = match action {
-        actions::IMPRESSION => {
-            let bid = body.bid.as_ref().map(|bid| BidId::parse(bid.as_str()));
-            let expected = bid.map_or(Micros::ZERO, |bid| app.predicted.of(bid));
-            Some((Outcome::Impression, PlanOutcome::Impression(expected)))
-        }
+        actions::IMPRESSION => Some((Outcome::Impression, PlanOutcome::Impression(expected.value))),
         actions::CLICK => Some((Outcome::Click, PlanOutcome::Click)),
         _ => None,
     };
     let sight = body.creative.as_ref().and_then(|id| Sight::find(catalog, id.as_str()));
+    let creative = sight.as_ref().map(|sight| sight.creative);
     if let (Some(sight), Some((outcome, _))) = (sight, shown) {
         let sight = Sight { user: user_key(&body.user), now_s: app.clock.seconds(), ..sight };
         app.chooser.record(catalog, sight, outcome);
@@ -244,9 +243,12 @@ fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
         (None, actions::PURCHASE) => Some(PlanOutcome::Conversion(body.value_micros.unwrap_or(Micros::ZERO))),
         _ => None,
     };
-    if let (Some(plan), Some(result)) = (plan, result) {
-        app.outcomes.record(plan, result);
-        let bid = body.bid.as_ref().map(|bid| BidId::parse(bid.as_str()));
+    if let (Some(plan), Some(result)) = (plan, result)
+        && let Some(entry) = catalog.plan(plan)
+    {
+        // The arm is the user's, so that results which name no bid, or one long gone, still count on the right side.
+        let cell = Cell::of(&entry.record, body.user.as_str(), expected.cell.channel);
+        app.outcomes.record(plan, cell, result);
         app.report_result(bid, plan, creative, result);
     }
 }

@@ -96,12 +96,14 @@ async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -
     app.shades.won(bid);
     let settlement = Settlement { account, bid, notice, price, bid_amount, issued_at: claim.time_s };
     match app.ledger.settle(settlement).await {
-        Ok(Settled::Charged { timing: Timing::OnTime }) => {
-            app.report_win(&catalog, claim, (price, bid_amount));
-            (NoticeOutcome::Settled, Ok(()))
-        }
         Ok(Settled::Charged { timing }) => {
+            if let Some(slot) = catalog.plan_slot(&plan) {
+                app.outcomes.record(slot, app.predicted.of(bid).cell, PlanOutcome::Paid(price));
+            }
             app.report_win(&catalog, claim, (price, bid_amount));
+            if timing == Timing::OnTime {
+                return (NoticeOutcome::Settled, Ok(()));
+            }
             tracing::warn!(plan = %plan, bid = %claim.bid, ?timing, price = price.0, "charged late");
             (NoticeOutcome::Late, Ok(()))
         }
@@ -144,17 +146,20 @@ fn seen(app: &App, kind: NoticeKind, claim: &Claim<'_>) -> NoticeOutcome {
         return NoticeOutcome::Duplicate;
     }
     let catalog = app.catalog.snapshot();
+    let expected = app.predicted.of(bid);
     let (of_creative, of_plan) = match kind {
         NoticeKind::Click => (Outcome::Click, PlanOutcome::Click),
-        _ => (Outcome::Impression, PlanOutcome::Impression(app.predicted.of(bid))),
+        _ => (Outcome::Impression, PlanOutcome::Impression(expected.value)),
     };
-    if let Some(sight) = sight_of(app, &catalog, claim) {
+    let sight = sight_of(app, &catalog, claim);
+    let creative = sight.as_ref().map(|sight| sight.creative);
+    if let Some(sight) = sight {
         app.chooser.record(&catalog, sight, of_creative);
     }
     match plan_of(&catalog, claim) {
         Some(plan) => {
-            app.outcomes.record(plan, of_plan);
-            app.report_result(Some(bid), plan, creative_of(&catalog, claim), of_plan);
+            app.outcomes.record(plan, expected.cell, of_plan);
+            app.report_result(Some(bid), plan, creative, of_plan);
             NoticeOutcome::Settled
         }
         None => NoticeOutcome::Unknown,

@@ -1,13 +1,13 @@
 //! What an exchange is offered: filters, the shared stages, prices, the auction inside the response, creatives, holds.
 
 use super::{Asked, Prediction, Stop, Subject, Understood, retrieve, score, understand, user_key};
-use crate::app::{App, group_of};
+use crate::app::{App, Expected, group_of};
 use crate::auction::NoBidReason;
 use crate::auction::choose::{Ask, Composition, Context};
-use crate::auction::pace::Controls;
+use crate::auction::pace::{Cell, Controls};
 use crate::auction::price::{Market, PriceInput, Priced, Shade, bid};
 use crate::auction::select::{Candidate, Selection};
-use crate::auction::slot::{Slot, Terms};
+use crate::auction::slot::{Channel, Slot, Terms};
 use crate::batch::Degrade;
 use crate::catalog::{Catalog, Decided, Eligible};
 use crate::http::openrtb::BidRequest;
@@ -15,6 +15,7 @@ use crate::ids::{CreativeSlot, ItemSlot, PlanSlot};
 use crate::ledger::{BidId, ReserveError};
 use crate::meters::{NoBid, Stage, StageTimes};
 use crate::money::{Currency, Micros};
+use crate::plans::Plan;
 use crate::render::{FormUsed, fits};
 use longbow_model::Scores;
 use rand::SeedableRng;
@@ -45,6 +46,30 @@ pub struct Won {
     pub prediction: Prediction,
     /// Key of its hold.
     pub bid_id: BidId,
+    /// The part of the plan that bids.
+    pub cell: Cell,
+}
+
+/// Who is asked for, and where: what decides which part of a plan bids.
+#[derive(Clone, Copy)]
+struct Visitor<'a> {
+    user: &'a str,
+    channel: Channel,
+}
+
+impl<'a> Visitor<'a> {
+    /// Of somebody nobody may know each auction is another user.
+    fn of(asked: &'a Asked, terms: &'a Terms) -> Self {
+        let user = match &asked.subject {
+            Subject::Known(user) => user.as_str(),
+            Subject::Given(_) | Subject::Unknown => &terms.auction_id,
+        };
+        Self { user, channel: terms.channel }
+    }
+
+    fn cell(&self, plan: &Plan) -> Cell {
+        Cell::of(plan, self.user, self.channel)
+    }
 }
 
 /// Everything decided for one request.
@@ -166,13 +191,15 @@ pub async fn decide(
         return Ok(decision);
     }
     let predictions = Predictions { items: &items, scores: &scores };
-    let mut priced = price_all(app, &predictions, (&catalog, &controls), &offers, &mut decision.reasons);
+    let visitor = Visitor::of(asked, &request.terms);
+    let mut priced = price_all((app, visitor), &predictions, (&catalog, &controls), &offers, &mut decision.reasons);
     if mode.hold {
         app.report_chances(request, &priced, &decision.reasons);
     }
     times.end(Stage::Price, Instant::now());
     decision.no_bid = no_bid_of(&decision.reasons);
-    let stage = Choosing { app, terms: &request.terms, offers: &offers, catalog: &catalog, predictions: &predictions };
+    let stage =
+        Choosing { app, visitor, terms: &request.terms, offers: &offers, catalog: &catalog, predictions: &predictions };
     stage.choose(&mut priced, &mut decision, mode);
     times.end(Stage::Choose, Instant::now());
     if mode.traced {
@@ -279,7 +306,7 @@ fn order_value(price: Micros, prediction: Prediction) -> Micros {
 }
 
 fn price_all(
-    app: &App,
+    (app, visitor): (&App, Visitor<'_>),
     predictions: &Predictions<'_>,
     (catalog, controls): (&Catalog, &Controls),
     offers: &[Offer<'_>],
@@ -299,7 +326,7 @@ fn price_all(
                     p_click: prediction.click,
                     p_conversion: prediction.conversion,
                     order_value,
-                    multiplier: controls.multiplier(plan),
+                    multiplier: controls.multiplier_in(plan, visitor.cell(record)),
                     free: app.accounts.free(&app.ledger, plan),
                     shading: Shade::Learned(&shading, group_of(offer.slot, offer.market.currency())),
                 };
@@ -327,6 +354,7 @@ fn no_bid_of(reasons: &Reasons) -> NoBid {
 /// What choosing reads.
 struct Choosing<'a> {
     app: &'a App,
+    visitor: Visitor<'a>,
     terms: &'a Terms,
     offers: &'a [Offer<'a>],
     catalog: &'a Catalog,
@@ -393,6 +421,7 @@ impl Choosing<'_> {
         let decided = Decided { plan, item, creative: Some(creative), deal: priced.deal };
         self.catalog.final_check(self.terms, offer.slot, decided, now)?;
         let bid_id = self.app.bid_ids.next(now_micros);
+        let cell = self.catalog.plan(plan).map_or_else(Cell::default, |entry| self.visitor.cell(&entry.record));
         if mode.hold {
             let account = self.app.accounts.of(plan).ok_or(NoBidReason::LedgerRefused)?;
             let expires_at = now + self.app.hold_seconds();
@@ -400,9 +429,9 @@ impl Choosing<'_> {
                 ReserveError::BudgetSpent => NoBidReason::BudgetExhausted,
                 _ => NoBidReason::LedgerRefused,
             })?;
-            self.app.predicted.remember(bid_id, priced.value);
+            self.app.predicted.remember(bid_id, Expected { value: priced.value, cell });
             self.app.shades.offered(now, bid_id, offer.slot, &priced);
         }
-        Ok(Won { slot, plan, item, creative, composition, priced, prediction: self.predictions.of(item), bid_id })
+        Ok(Won { slot, plan, item, creative, composition, priced, prediction: self.predictions.of(item), bid_id, cell })
     }
 }

@@ -118,7 +118,7 @@ fn bid(app: &App, request: &BidRequest, decision: &Decision, won: &super::bid::W
         value_micros: won.priced.value.0,
         click: won.prediction.click,
         conversion: won.prediction.conversion,
-        multiplier: app.controls.load().multiplier(won.plan),
+        multiplier: app.controls.load().multiplier_in(won.plan, won.cell),
         deal: won.priced.deal.and_then(|at| slot.deals.get(at)).map(|deal| deal.id.clone()),
     })
 }

@@ -231,7 +231,7 @@ fn a_real_tree_is_composed_into_exactly_the_creatives_that_ran() {
             let rows = pairs[name].iter().enumerate().filter(|(_, row)| row[at] == "1");
             let under: Vec<String> = rows.map(|(row, _)| format!("{parent}{row}")).collect();
             let under: Vec<&str> = under.iter().map(String::as_str).collect();
-            creative.elements.insert(id(&format!("{name}{at}")), element(part, &values(part, at), &under));
+            creative.elements.insert(id(format!("{name}{at}")), element(part, &values(part, at), &under));
         }
     }
     let theirs: BTreeSet<Vec<String>> = (read("ctr_online.txt").lines().map(numbers))

@@ -4,8 +4,8 @@
 
 use crate::catalog_kit::{handle, id, item, plan};
 use longbow::auction::pace::{
-    ControlLoop, NO_END, Outcomes, Outlook, Pid, PlanObservation, PlanOutcome, PlanResults, PlanTotals, Policy,
-    Profile, SavedControls,
+    Cell, CellResults, ControlLoop, NO_END, NO_FACTORS, Outcomes, Outlook, Pid, PlanObservation, PlanOutcome,
+    PlanResults, PlanTotals, Policy, Profile, SavedControls,
 };
 use longbow::catalog::{CatalogHandle, Change};
 use longbow::money::Micros;
@@ -54,7 +54,7 @@ fn run_day(policy: PolicyKind, budget: i64, dearness: f64, bias: f64) -> Day {
         let totals = |_, _: &_| PlanTotals {
             spent: Micros(day.spent),
             free: Micros(budget - day.spent),
-            results: outcomes.of(0),
+            results: outcomes.cells(0),
         };
         let controls = control.tick(now, &catalog, totals);
         for _ in 0..200 {
@@ -64,9 +64,9 @@ fn run_day(policy: PolicyKind, budget: i64, dearness: f64, bias: f64) -> Day {
             if controls.live.plans.get(0) && bid.min(budget - day.spent) >= price {
                 day.spent += price;
                 day.earned += value;
-                outcomes.record(0, PlanOutcome::Impression(Micros((value * bias) as i64)));
+                outcomes.record(0, Cell::default(), PlanOutcome::Impression(Micros((value * bias) as i64)));
                 if rng.random_bool(value / 20_000.0) {
-                    outcomes.record(0, PlanOutcome::Conversion(Micros::ZERO));
+                    outcomes.record(0, Cell::default(), PlanOutcome::Conversion(Micros::ZERO));
                 }
             }
         }
@@ -114,9 +114,10 @@ fn a_plan_without_an_end_has_no_schedule_and_keeps_its_target() {
         ends_at,
         allowance: Micros(1_000_000_000),
         period_ends_at: ends_at,
+        channels: Default::default(),
     };
     let profile = Profile::default();
-    let outlook = Outlook { profile: &profile, threshold: 0.0, record: 1.0, policy: None };
+    let outlook = Outlook { profile: &profile, threshold: 0.0, record: 1.0, channels: NO_FACTORS, policy: None };
     assert_eq!(pid.update(&seen(0, 0, NO_END), 1_000.0, &outlook).multiplier, 1.0);
     let mut last = 1.0;
     for step in 1..200 {
@@ -168,7 +169,7 @@ fn a_restart_goes_on_where_it_was() {
     let handle = one_plan(|plan| plan.budget_micros = Micros(100_000_000));
     let catalog = handle.snapshot();
     let totals = |spent: i64| {
-        move |_: u32, _: &_| PlanTotals { spent: Micros(spent), free: Micros(1), results: PlanResults::default() }
+        move |_: u32, _: &_| PlanTotals { spent: Micros(spent), free: Micros(1), results: CellResults::default() }
     };
     let mut first = ControlLoop::new();
     for step in 0..20 {
@@ -189,9 +190,9 @@ fn a_restart_goes_on_where_it_was() {
 fn results_are_counted_and_saved() {
     let handle = one_plan(|_| {});
     let outcomes = Outcomes::new();
-    outcomes.record(0, PlanOutcome::Impression(Micros(70)));
-    outcomes.record(0, PlanOutcome::Click);
-    outcomes.record(0, PlanOutcome::Conversion(Micros(9_000_001)));
+    outcomes.record(0, Cell::default(), PlanOutcome::Impression(Micros(70)));
+    outcomes.record(0, Cell::default(), PlanOutcome::Click);
+    outcomes.record(0, Cell::default(), PlanOutcome::Conversion(Micros(9_000_001)));
     let results = outcomes.of(0);
     let mut record = Plan::clone(&handle.snapshot().plan(0).unwrap().record);
     let mut earned = |goal: Goal| {
@@ -245,10 +246,10 @@ fn mpc_state_survives_a_restart_and_an_old_state_is_read() {
     let mut spent = 0;
     let tick = |control: &mut ControlLoop, number: i64, spent: &mut i64| {
         for _ in 0..20 {
-            outcomes.record(0, PlanOutcome::Impression(Micros(1_000)));
+            outcomes.record(0, Cell::default(), PlanOutcome::Impression(Micros(1_000)));
         }
         *spent += 20 * 600;
-        let totals = PlanTotals { spent: Micros(*spent), free: Micros(1_000_000 - *spent), results: outcomes.of(0) };
+        let totals = PlanTotals { spent: Micros(*spent), free: Micros(1_000_000 - *spent), results: outcomes.cells(0) };
         control.tick((START + 600 * number) as f64, &catalog, |_, _| totals)
     };
     for number in 0..10 {

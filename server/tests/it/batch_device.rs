@@ -278,3 +278,15 @@ async fn stopping_answers_those_who_wait() {
     assert_eq!(waiting.await.unwrap_err(), DeviceError::Cancelled);
     assert_eq!(handle.encode(ask(1, &window, EVER)).await.unwrap_err(), DeviceError::Cancelled);
 }
+
+#[tokio::test]
+async fn an_encode_whose_last_row_alone_outlasts_a_slice_ends() {
+    // So on a device whose calls have a high fixed price: nothing is short.
+    let mut options = quick();
+    options.plan.slice = Duration::from_nanos(1);
+    let bench = bench_with(options, Duration::ZERO).await;
+    for len in [1, 3] {
+        let reply = bench.handle.encode(ask(1, &history(5, len), 20_000)).await.unwrap();
+        assert_eq!(reply.degrade, Degrade::Full);
+    }
+}

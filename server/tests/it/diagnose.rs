@@ -130,6 +130,18 @@ fn one_thing_that_changed_is_the_only_one_blamed() {
 }
 
 #[test]
+fn the_sentence_names_what_moved_the_return_where_something_else_moved_the_volume() {
+    let told = diagnose(&day(0.05, 0.0), &day(0.04, 20.0)).unwrap();
+    assert_eq!(told.cause, Some(Cause::Budget), "{told:?}");
+    assert!(
+        told.summary.ends_with("Main cause: an empty budget. The return fell mainly by the click rate of red."),
+        "{told:?}"
+    );
+    let told = diagnose(&day(0.05, 0.0), &day(0.05, 20.0)).unwrap();
+    assert!(told.summary.ends_with("Main cause: an empty budget."), "{told:?}");
+}
+
+#[test]
 fn nothing_is_said_without_figures() {
     assert_eq!(diagnose(&Period::default(), &day(0.05, 0.0)), Err(NotEnough::NoLength("earlier")));
     let empty = Period { seconds: 60.0, ..Period::default() };

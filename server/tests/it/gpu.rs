@@ -26,7 +26,7 @@ fn stand_in() -> bool {
 /// A bundle whose full history is short: the stand-in driver is slow.
 fn write_bundle(dir: &Path) {
     let mut config = model_config(ITEMS);
-    config.max_sequence_len = 96;
+    config.max_sequence_len = 8;
     let model = Model::seeded(config, &Seed { seed: 5, content_dim: Some(CONTENT), head_hidden: 16 }).unwrap();
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let features = Features {

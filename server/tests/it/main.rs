@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod auction_arms;
 mod auction_choose;
 mod auction_compose;
 mod auction_pace;
@@ -21,6 +22,7 @@ mod crash_io;
 mod dataset;
 mod demo;
 mod diagnose;
+mod e2e_arms;
 mod e2e_bid;
 mod e2e_creative;
 mod e2e_feed;

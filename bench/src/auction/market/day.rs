@@ -4,14 +4,14 @@ use super::world::{self, PlanWorld, Stream};
 use super::{Bidder, DAY_S, MarketOptions, PlanResult, START, Scenario, TickResult, micros, units};
 use anyhow::Context;
 use longbow::auction::pace::rl::Features;
-use longbow::auction::pace::{ControlLoop, Controls, Outcomes, PlanOutcome, PlanTotals};
+use longbow::auction::pace::{Cell, ControlLoop, Controls, NO_FACTORS, Outcomes, PlanOutcome, PlanTotals};
 use longbow::auction::price::{self, Market, PriceInput, Priced, Shade};
 use longbow::auction::shade::{Shading, WinRates};
-use longbow::auction::slot::{AuctionType, Slot, Terms};
+use longbow::auction::slot::{AuctionType, CHANNELS, Channel, Slot, Terms};
 use longbow::catalog::{Catalog, CatalogHandle, Change};
 use longbow::ids::Id;
 use longbow::money::{Currency, FxTable, Micros};
-use longbow::plans::{Goal, Item, Plan, PlanState, PolicyKind, Strategy};
+use longbow::plans::{Arm, Goal, Item, Plan, PlanState, PolicyKind, Strategy};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Exp};
@@ -79,6 +79,8 @@ struct PlanDay {
     value: f64,
     wins: u64,
     multiplier: f64,
+    /// The channels' factors on it.
+    factors: [f64; CHANNELS],
     /// Spent in the tick before, for dual descent.
     last_spend: f64,
     /// Forecast and actual spend of the ticks so far, micros.
@@ -99,7 +101,7 @@ pub(super) struct Day<'m, 'a> {
     given: Option<Vec<f64>>,
     days: Vec<PlanDay>,
     /// Conversions to come: when, and whose.
-    late: BTreeMap<(i64, u64), (u32, Micros)>,
+    late: BTreeMap<(i64, u64), (u32, Cell, Micros)>,
 }
 
 impl<'m, 'a> Day<'m, 'a> {
@@ -141,6 +143,7 @@ impl<'m, 'a> Day<'m, 'a> {
             value: 0.0,
             wins: 0,
             multiplier: 1.0,
+            factors: NO_FACTORS,
             last_spend: 0.0,
             record: [0.0; 2],
             step: None,
@@ -158,7 +161,7 @@ impl<'m, 'a> Day<'m, 'a> {
         #[expect(clippy::cast_precision_loss, reason = "Unix seconds")]
         let controls = self.market.control.tick(now as f64, &self.catalog, |slot, plan| {
             let spent = slot.checked_sub(first).map_or(Micros::ZERO, |index| days[index as usize].spent);
-            PlanTotals { spent, free: Micros(plan.budget_micros.0 - spent.0), results: outcomes.of(slot) }
+            PlanTotals { spent, free: Micros(plan.budget_micros.0 - spent.0), results: outcomes.cells(slot) }
         });
         let shading = self.market.rates.shading(usize::MAX);
         for index in 0..self.plans.len() {
@@ -195,7 +198,11 @@ impl<'m, 'a> Day<'m, 'a> {
                 let error = ((wanted - day.last_spend) / wanted.max(1e-9)).clamp(-1.0, 1.0);
                 if tick == 0 { 1.0 } else { (day.multiplier * (0.1 * error).exp()).min(1.0) }
             }
-            _ => controls.multiplier(slot_of(self.first, index)),
+            _ => {
+                let control = controls.of(slot_of(self.first, index), Arm::First);
+                day.factors = control.channels;
+                control.multiplier
+            }
         };
     }
 
@@ -209,12 +216,14 @@ impl<'m, 'a> Day<'m, 'a> {
         let day = &mut self.days[index];
         let before = day.spent;
         for auction in &stream.ticks[tick as usize] {
+            let channel = if market.options.channels_told { auction.channel } else { Channel::default() };
+            let cell = Cell { channel, ..Cell::default() };
             let input = PriceInput {
                 plan: &entry.record,
                 p_click: auction.predicted_click,
                 p_conversion: auction.p_conversion,
                 order_value: auction.order_value,
-                multiplier: day.multiplier,
+                multiplier: day.multiplier * day.factors[cell.channel as usize],
                 free: Micros(stream.budget.0 - day.spent.0),
                 shading: if market.options.shaded { Shade::Learned(shading, index) } else { Shade::Share(1.0) },
             };
@@ -229,11 +238,12 @@ impl<'m, 'a> Day<'m, 'a> {
             day.spent.0 += paid(&priced, auction).0;
             day.value += auction.value();
             day.wins += 1;
-            market.outcomes.record(plan, PlanOutcome::Impression(priced.value));
+            market.outcomes.record(plan, cell, PlanOutcome::Impression(priced.value));
+            market.outcomes.record(plan, cell, PlanOutcome::Paid(paid(&priced, auction)));
             if market.luck.random_bool(auction.p_click) && market.luck.random_bool(auction.p_conversion) {
                 #[expect(clippy::cast_possible_truncation, reason = "a delay of hours")]
                 let at = now + delay.sample(&mut market.luck) as i64;
-                self.late.insert((at, market.luck.random()), (plan, auction.order_value));
+                self.late.insert((at, market.luck.random()), (plan, cell, auction.order_value));
             }
         }
         day.last_spend = units(Micros(day.spent.0 - before.0));
@@ -244,8 +254,8 @@ impl<'m, 'a> Day<'m, 'a> {
     /// Reports the conversions that happened before `until`.
     fn deliver(&mut self, until: i64) {
         let still_to_come = self.late.split_off(&(until, 0));
-        for (plan, value) in std::mem::replace(&mut self.late, still_to_come).into_values() {
-            self.market.outcomes.record(plan, PlanOutcome::Conversion(value));
+        for (plan, cell, value) in std::mem::replace(&mut self.late, still_to_come).into_values() {
+            self.market.outcomes.record(plan, cell, PlanOutcome::Conversion(value));
         }
     }
 

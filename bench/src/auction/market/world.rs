@@ -1,6 +1,7 @@
 //! The auctions of a synthetic market: for each plan a stream of its own, day after day.
 
 use super::{MarketOptions, Scenario, micros, units};
+use longbow::auction::slot::{CHANNELS, Channel};
 use longbow::money::Micros;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -12,6 +13,10 @@ const OTHERS: usize = 3;
 pub(super) const SHOCK_AT: f64 = 0.5;
 /// What a shock does to the others' bids.
 const SHOCK: f64 = 1.3;
+/// What predictions are times the truth in each channel, where there are several.
+const CHANNEL_BIAS: [f64; CHANNELS] = [1.0, 1.4, 0.7, 1.0];
+/// Level of the others' bids in each channel.
+const CHANNEL_LEVEL: [f64; CHANNELS] = [1.0, 0.8, 1.0, 1.3];
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Auction {
@@ -21,6 +26,7 @@ pub(super) struct Auction {
     pub(super) order_value: Micros,
     /// Highest bid of the others.
     pub(super) price: Micros,
+    pub(super) channel: Channel,
 }
 
 impl Auction {
@@ -118,9 +124,18 @@ pub(super) fn stream(options: &MarketOptions, plan: &PlanWorld, day: u32, judged
                 // The others know half of what we know of the impression.
                 let common = (p_click * p_conversion * 1000.0).powf(0.5) / 1000.0 * 40.0 / plan.target;
                 let best = (0..OTHERS).map(|_| others.sample(&mut rng)).fold(0.0, f64::max);
-                let price = micros(common * plan.level * dearness * moves[tick as usize] * best);
-                let predicted_click = (p_click * noise.sample(&mut rng) * options.prediction_bias).min(1.0);
-                Auction { p_click, p_conversion, predicted_click, order_value, price }
+                let noise = noise.sample(&mut rng);
+                let channel = match options.scenario {
+                    Scenario::Channels => Channel::ALL[rng.random_range(0..CHANNELS)],
+                    _ => Channel::Exchange,
+                };
+                let (bias, level) = match options.scenario {
+                    Scenario::Channels => (CHANNEL_BIAS[channel as usize], CHANNEL_LEVEL[channel as usize]),
+                    _ => (1.0, 1.0),
+                };
+                let price = micros(common * plan.level * level * dearness * moves[tick as usize] * best);
+                let predicted_click = (p_click * noise * options.prediction_bias * bias).min(1.0);
+                Auction { p_click, p_conversion, predicted_click, order_value, price, channel }
             })
             .collect();
         for auction in &auctions {

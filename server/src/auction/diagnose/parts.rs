@@ -76,11 +76,11 @@ fn part(cause: Cause, name: Option<String>, sum: &Sums, scale: Option<f64>) -> P
         if variance > 0.0 { (change.abs() / variance.sqrt()).min(99.0) } else { 0.0 }
     };
     let mut strongest = (0.0_f64, 0.0_f64);
+    let counts = |(change, sigmas): (f64, f64)| change >= EFFECT_MIN && sigmas >= SIGMAS;
     let measures = [Some(sum.ln_value), scale.map(|_| sum.ln_return)];
     for measure in measures.into_iter().flatten() {
         // Of the measures in which it is more than luck, the one it moved most.
         let now = (measure.0.abs(), sigmas(measure));
-        let counts = |(change, sigmas): (f64, f64)| change >= EFFECT_MIN && sigmas >= SIGMAS;
         if (counts(now), now.0) > (counts(strongest), strongest.0) {
             strongest = now;
         }
@@ -97,6 +97,11 @@ fn part(cause: Cause, name: Option<String>, sum: &Sums, scale: Option<f64>) -> P
         evidence: Vec::new(),
         suggestion: String::new(),
         weight: strongest.0,
+        ln_return: if scale.is_some() && counts((sum.ln_return.0.abs(), sigmas(sum.ln_return))) {
+            sum.ln_return.0
+        } else {
+            0.0
+        },
     }
 }
 

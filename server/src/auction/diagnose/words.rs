@@ -163,12 +163,14 @@ fn named(part: &Part) -> String {
     }
 }
 
-/// One sentence: what changed, and the main cause.
-pub(super) fn summary(value: Whole, spend: Whole, main: Option<&Part>) -> String {
+/// What changed, the main cause, and the main cause of the return's change where that is another. `parts`: those that moved first, the
+/// largest first.
+pub(super) fn summary(value: Whole, spend: Whole, parts: &[Part]) -> String {
     let mut text = String::new();
     let percent = |whole: Whole| 100.0 * (whole.after / whole.before - 1.0);
-    if let Some(returns) = super::parts::returns(value, spend) {
-        let direction = if returns.after < returns.before { "fell" } else { "rose" };
+    let returns = super::parts::returns(value, spend);
+    let direction = returns.map_or("", |returns| if returns.after < returns.before { "fell" } else { "rose" });
+    if let Some(returns) = returns {
         // Writing to a String cannot fail.
         let _ = write!(
             text,
@@ -189,11 +191,17 @@ pub(super) fn summary(value: Whole, spend: Whole, main: Option<&Part>) -> String
             spend.after / 1e6
         );
     }
-    match main {
-        Some(part) => {
-            let _ = write!(text, " Main cause: {}.", named(part));
+    let Some(main) = parts.first().filter(|part| part.moved) else {
+        text.push_str(" Nothing moved by more than luck explains.");
+        return text;
+    };
+    let _ = write!(text, " Main cause: {}.", named(main));
+    if let Some(returns) = returns {
+        let along = |part: &Part| part.ln_return * (returns.after / returns.before).ln().signum();
+        let of_return = parts.iter().max_by(|a, b| along(a).total_cmp(&along(b))).filter(|part| along(part) > 0.0);
+        if let Some(part) = of_return.filter(|part| (part.cause, &part.name) != (main.cause, &main.name)) {
+            let _ = write!(text, " The return {direction} mainly by {}.", named(part));
         }
-        None => text.push_str(" Nothing moved by more than luck explains."),
     }
     text
 }

@@ -1,11 +1,13 @@
 //! The control tick and the snapshot it publishes.
 
+use super::arms::{self, Trial};
 use super::rl::RlPolicy;
-use super::{AnyPolicy, Control, Forecast, Outlook, PlanObservation, PlanResults, Policy, Profile};
+use super::{AnyPolicy, Cell, CellResults, Control, Forecast, Outlook, PlanObservation, Policy, Profile};
+use crate::auction::slot::CHANNELS;
 use crate::catalog::{Bitmap, Catalog, PlanSet};
 use crate::ids::{Id, PlanSlot};
 use crate::money::Micros;
-use crate::plans::{Plan, PlanState};
+use crate::plans::{Arm, Experiment, Plan, PlanState, PolicyKind};
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -18,8 +20,8 @@ pub struct PlanTotals {
     pub spent: Micros,
     /// Neither spent nor held.
     pub free: Micros,
-    /// Results so far ([`super::Outcomes::of`]).
-    pub results: PlanResults,
+    /// Results so far ([`super::Outcomes::cells`]).
+    pub results: CellResults,
 }
 
 /// What requests read: every plan's multiplier and who takes part.
@@ -31,20 +33,43 @@ pub struct Controls {
     pub at: f64,
     /// Plans that are active, in schedule and have free budget.
     pub live: Arc<PlanSet>,
-    controls: Vec<Control>,
+    /// By arm.
+    controls: Vec<[Control; 2]>,
+    /// Experiments that run.
+    trials: HashMap<PlanSlot, Trial>,
 }
 
 impl Controls {
-    /// Multiplier of a plan; 1 for a plan that no tick has seen.
+    /// What holds for one arm of a plan; multiplier 1 for a plan that no tick has seen.
+    #[must_use]
+    pub fn of(&self, plan: PlanSlot, arm: Arm) -> Control {
+        self.controls.get(plan as usize).map_or_else(Control::default, |arms| arms[arm as usize])
+    }
+
+    /// Multiplier of a plan's own policy, before the channels' factors; 1 for a plan that no tick has seen.
     #[must_use]
     pub fn multiplier(&self, plan: PlanSlot) -> f64 {
-        self.controls.get(plan as usize).map_or(1.0, |control| control.multiplier)
+        self.of(plan, Arm::First).multiplier
+    }
+
+    /// Multiplier for an impression.
+    #[must_use]
+    pub fn multiplier_in(&self, plan: PlanSlot, cell: Cell) -> f64 {
+        let Some(arms) = self.controls.get(plan as usize) else { return 1.0 };
+        let control = &arms[cell.arm as usize];
+        control.multiplier * control.channels[cell.channel as usize]
     }
 
     /// What a plan's policy expects of it; `None` if the policy does not forecast, or has not seen an impression yet.
     #[must_use]
     pub fn forecast(&self, plan: PlanSlot) -> Option<Forecast> {
-        self.controls.get(plan as usize)?.forecast
+        self.of(plan, Arm::First).forecast
+    }
+
+    /// The plan's experiment, if one runs.
+    #[must_use]
+    pub fn trial(&self, plan: PlanSlot) -> Option<&Trial> {
+        self.trials.get(&plan)
     }
 }
 
@@ -70,28 +95,40 @@ impl ControlsHandle {
 pub struct SavedControls {
     /// One policy for each plan.
     pub plans: Vec<(Id, AnyPolicy)>,
+    /// Experiments: how they began, and the policy of the second arm.
+    #[serde(default)]
+    pub trials: Vec<(Id, Trial, AnyPolicy)>,
     /// The learned shape of the day.
     #[serde(default)]
     pub profile: Profile,
     /// Mean threshold of the known plans.
     #[serde(default)]
     pub threshold: f64,
-    /// Results of all plans, and how many were predicted.
+    /// Results of all plans, and how many were predicted, by channel.
     #[serde(default)]
-    pub record: (f64, f64),
+    pub records: [(f64, f64); CHANNELS],
+}
+
+/// State of one plan.
+#[derive(Clone, Debug)]
+struct Steered {
+    id: Id,
+    policy: AnyPolicy,
+    /// The experiment and its policy.
+    second: Option<(Trial, AnyPolicy)>,
 }
 
 /// Owns every plan's policy and runs the ticks.
 #[derive(Debug, Default)]
 pub struct ControlLoop {
-    /// By plan slot, with the id that the slot belongs to.
-    policies: HashMap<PlanSlot, (Id, AnyPolicy)>,
-    /// Restored policies of plans that no tick has met yet.
-    waiting: HashMap<Id, AnyPolicy>,
+    /// By plan slot.
+    plans: HashMap<PlanSlot, Steered>,
+    /// Restored state of plans that no tick has met yet.
+    waiting: HashMap<Id, Steered>,
     profile: Profile,
     threshold: f64,
-    /// Results of all plans, and how many were predicted.
-    record: (f64, f64),
+    /// Results of all plans, and how many were predicted, by channel.
+    records: [(f64, f64); CHANNELS],
     learned: Option<Arc<RlPolicy>>,
     last: Arc<Controls>,
 }
@@ -106,9 +143,16 @@ impl ControlLoop {
     /// A loop that goes on from a saved state.
     #[must_use]
     pub fn restore(saved: SavedControls) -> Self {
-        let SavedControls { plans, profile, threshold, record } = saved;
+        let SavedControls { plans, trials, profile, threshold, records } = saved;
         let threshold = if threshold.is_finite() { threshold.clamp(-8.0, 8.0) } else { 0.0 };
-        Self { waiting: plans.into_iter().collect(), profile, threshold, record, ..Self::default() }
+        let plan = |(id, policy): (Id, AnyPolicy)| (id.clone(), Steered { id, policy, second: None });
+        let mut waiting: HashMap<Id, Steered> = plans.into_iter().map(plan).collect();
+        for (id, trial, policy) in trials {
+            if let Some(plan) = waiting.get_mut(&id) {
+                plan.second = Some((trial, policy));
+            }
+        }
+        Self { waiting, profile, threshold, records, ..Self::default() }
     }
 
     /// Sets the offline-trained policy that plans under `mpc+rl` use; without one they are under plain `mpc`.
@@ -119,10 +163,17 @@ impl ControlLoop {
     /// The policies' state.
     #[must_use]
     pub fn save(&self) -> SavedControls {
-        let mut plans: Vec<_> = self.policies.values().cloned().collect();
-        plans.extend(self.waiting.iter().map(|(id, policy)| (id.clone(), policy.clone())));
-        plans.sort_by(|a, b| a.0.cmp(&b.0));
-        SavedControls { plans, profile: self.profile.clone(), threshold: self.threshold, record: self.record }
+        let mut all: Vec<&Steered> = self.plans.values().chain(self.waiting.values()).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        let trial =
+            |plan: &&Steered| plan.second.as_ref().map(|(trial, policy)| (plan.id.clone(), *trial, policy.clone()));
+        SavedControls {
+            plans: all.iter().map(|plan| (plan.id.clone(), plan.policy.clone())).collect(),
+            trials: all.iter().filter_map(trial).collect(),
+            profile: self.profile.clone(),
+            threshold: self.threshold,
+            records: self.records,
+        }
     }
 
     /// One tick at `now` (Unix seconds): updates the policy of every plan that is active and in schedule, and gives the
@@ -135,47 +186,43 @@ impl ControlLoop {
         mut totals: impl FnMut(PlanSlot, &Plan) -> PlanTotals,
     ) -> Arc<Controls> {
         let slots = catalog.plan_slots() as usize;
-        let mut controls = vec![Control::default(); slots];
+        let mut controls = vec![[Control::default(); 2]; slots];
         let mut plans = Bitmap::with_slots(slots);
-        self.policies.retain(|&slot, _| catalog.plan(slot).is_some());
-        let began = self.last.at;
-        let profile = self.profile.clone();
-        let learned = self.learned.clone();
-        let outlook = Outlook {
-            profile: &profile,
-            threshold: self.threshold,
-            record: record_of_all(self.record),
-            policy: learned.as_deref(),
-        };
-        let (mut thresholds, mut record) = ((0.0, 0.0), (0.0, 0.0));
+        self.plans.retain(|&slot, _| catalog.plan(slot).is_some());
+        let (profile, learned) = (self.profile.clone(), self.learned.clone());
+        let (record, channels) = records_of_all(&self.records);
+        let threshold = self.threshold;
+        let outlook = Outlook { profile: &profile, threshold, record, channels, policy: learned.as_deref() };
+        let mut shared = Shared::default();
+        let mut trials = HashMap::new();
         for (slot, entry) in catalog.plans() {
             let plan = &entry.record;
             let totals = totals(slot, plan);
             let running = plan.state == PlanState::Active && runs_at(plan, now);
-            let (allowance, period_ends_at) = plan.period(now);
-            if running && totals.free.0 > 0 && totals.spent < allowance {
+            if running && totals.free.0 > 0 && totals.spent < plan.period(now).0 {
                 plans.set(slot);
             }
-            let seen = observation(plan, &totals, allowance, period_ends_at);
-            add_record(&mut record, &seen);
-            let policy = self.policy_of(slot, plan);
-            if running {
-                controls[slot as usize] = policy.update(&seen, now, &outlook);
-                if let AnyPolicy::Mpc(mpc) = policy
-                    && let Some((surprise, certainty)) = mpc.surprise()
-                {
-                    let threshold = mpc.response().map_or(0.0, |response| response.threshold);
-                    thresholds = (thresholds.0 + certainty * threshold, thresholds.1 + certainty);
-                    self.profile.report(began, surprise, certainty);
+            let began = self.last.at;
+            let steered = steered(&mut self.plans, &mut self.waiting, slot, plan);
+            let moved = follow_experiment(steered, plan.strategy.experiment, &totals);
+            let trial = steered.second.as_ref().map(|(trial, _)| *trial);
+            trials.extend(trial.map(|trial| (slot, trial)));
+            let second = steered.second.as_mut().map(|(_, policy)| (Arm::Second, policy));
+            for (arm, policy) in std::iter::once((Arm::First, &mut steered.policy)).chain(second) {
+                let seen = arms::observation(plan, &totals, trial.as_ref(), arm, now);
+                if moved {
+                    policy.rebase(&seen);
+                }
+                shared.add_record(&seen);
+                if running {
+                    let control = policy.update(&seen, now, &outlook);
+                    let spent_up = trial.is_some() && seen.left() <= 0.0;
+                    controls[slot as usize][arm as usize] = if spent_up { arms::stopped() } else { control };
+                    shared.add_surprise(policy, &mut self.profile, began);
                 }
             }
         }
-        if record.1 > 0.0 {
-            self.record = record;
-        }
-        if thresholds.1 > 0.0 {
-            self.threshold = thresholds.0 / thresholds.1;
-        }
+        shared.settle(&mut self.records, &mut self.threshold);
         let last = &self.last;
         let unchanged = last.version > 0 && last.live.plans == plans && last.live.known == catalog.plan_slots();
         let live = if unchanged {
@@ -183,53 +230,90 @@ impl ControlLoop {
         } else {
             Arc::new(PlanSet { version: last.live.version + 1, plans, known: catalog.plan_slots() })
         };
-        self.last = Arc::new(Controls { version: last.version + 1, at: now, live, controls });
+        self.last = Arc::new(Controls { version: last.version + 1, at: now, live, controls, trials });
         Arc::clone(&self.last)
     }
+}
 
-    fn policy_of(&mut self, slot: PlanSlot, plan: &Plan) -> &mut AnyPolicy {
-        let waiting = &mut self.waiting;
-        let entry = self.policies.entry(slot).or_insert_with(|| {
-            let restored = waiting.remove(&plan.id);
-            (plan.id.clone(), restored.unwrap_or_else(|| AnyPolicy::new(plan.policy)))
-        });
-        if entry.1.kind() != plan.policy {
-            entry.1 = AnyPolicy::new(plan.policy);
-        }
-        &mut entry.1
+/// A plan's state, new or restored if need be, with policies of the kinds that the plan asks for.
+fn steered<'a>(
+    plans: &'a mut HashMap<PlanSlot, Steered>,
+    waiting: &mut HashMap<Id, Steered>,
+    slot: PlanSlot,
+    plan: &Plan,
+) -> &'a mut Steered {
+    let fresh = || Steered { id: plan.id.clone(), policy: AnyPolicy::new(plan.policy), second: None };
+    let entry = plans.entry(slot).or_insert_with(|| waiting.remove(&plan.id).unwrap_or_else(fresh));
+    renew(&mut entry.policy, plan.policy);
+    entry
+}
+
+fn renew(policy: &mut AnyPolicy, kind: PolicyKind) {
+    if policy.kind() != kind {
+        *policy = AnyPolicy::new(kind);
     }
+}
+
+/// Begins an experiment that is new or was changed, and ends one that the plan no longer has. True if results changed hands.
+fn follow_experiment(plan: &mut Steered, experiment: Option<Experiment>, totals: &PlanTotals) -> bool {
+    let Some(experiment) = experiment else { return plan.second.take().is_some() };
+    if plan.second.as_ref().is_some_and(|(trial, _)| trial.is(&experiment)) {
+        return false;
+    }
+    plan.second = Some((Trial::begin(experiment, totals), AnyPolicy::new(experiment.policy)));
+    true
 }
 
 /// Results that weigh as much as the belief that predictions are right.
 const PRIOR_RESULTS: f64 = 100.0;
 
-/// Results over predictions of all plans together, pulled to 1.
-fn record_of_all((results, predicted): (f64, f64)) -> f64 {
-    let ratio = (results + PRIOR_RESULTS) / (predicted + PRIOR_RESULTS);
-    if ratio.is_finite() { ratio.clamp(0.1, 10.0) } else { 1.0 }
+/// Results over predictions of all plans together, pulled to 1; and of each channel, pulled to that and over it.
+fn records_of_all(records: &[(f64, f64); CHANNELS]) -> (f64, [f64; CHANNELS]) {
+    let (results, predicted) = records.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    let bounded = |ratio: f64| if ratio.is_finite() { ratio.clamp(0.1, 10.0) } else { 1.0 };
+    let record = bounded((results + PRIOR_RESULTS) / (predicted + PRIOR_RESULTS));
+    let of =
+        |(results, predicted): (f64, f64)| bounded((results / record + PRIOR_RESULTS) / (predicted + PRIOR_RESULTS));
+    (record, records.map(of))
 }
 
-/// Adds a plan's results, and how many its predicted value stands for.
-#[expect(clippy::cast_precision_loss, reason = "counts and figures for a controller")]
-fn add_record((results, predicted): &mut (f64, f64), seen: &PlanObservation) {
-    if seen.results > 0 && seen.earned.0 > 0 && seen.expected.0 > 0 {
-        *results += seen.results as f64;
-        *predicted += seen.expected.0 as f64 * seen.results as f64 / seen.earned.0 as f64;
+/// What the plans of a tick teach each other.
+#[derive(Default)]
+struct Shared {
+    records: [(f64, f64); CHANNELS],
+    /// Sum of thresholds by certainty, and of certainties.
+    thresholds: (f64, f64),
+}
+
+impl Shared {
+    /// Adds a plan's results, and how many its predicted value stands for, by channel.
+    #[expect(clippy::cast_precision_loss, reason = "counts and figures for a controller")]
+    fn add_record(&mut self, seen: &PlanObservation) {
+        if seen.results == 0 || seen.earned.0 <= 0 || seen.expected.0 <= 0 {
+            return;
+        }
+        let each = seen.results as f64 / seen.earned.0 as f64;
+        for (record, channel) in self.records.iter_mut().zip(&seen.channels) {
+            *record = (record.0 + channel.earned.0 as f64 * each, record.1 + channel.expected.0 as f64 * each);
+        }
     }
-}
 
-fn observation(plan: &Plan, totals: &PlanTotals, allowance: Micros, period_ends_at: i64) -> PlanObservation {
-    PlanObservation {
-        budget: plan.budget_micros,
-        spent: totals.spent,
-        earned: totals.results.earned(plan),
-        results: totals.results.counted(&plan.goal),
-        impressions: totals.results.impressions,
-        expected: totals.results.expected,
-        starts_at: plan.starts_at,
-        ends_at: plan.ends_at,
-        allowance,
-        period_ends_at,
+    /// Adds what the last tick told a forecasting policy.
+    fn add_surprise(&mut self, policy: &AnyPolicy, profile: &mut Profile, began: f64) {
+        let AnyPolicy::Mpc(mpc) = policy else { return };
+        if let Some((surprise, threshold, certainty)) = mpc.surprise() {
+            self.thresholds = (self.thresholds.0 + certainty * threshold, self.thresholds.1 + certainty);
+            profile.report(began, surprise, certainty);
+        }
+    }
+
+    fn settle(self, records: &mut [(f64, f64); CHANNELS], threshold: &mut f64) {
+        if self.records.iter().any(|(_, predicted)| *predicted > 0.0) {
+            *records = self.records;
+        }
+        if self.thresholds.1 > 0.0 {
+            *threshold = self.thresholds.0 / self.thresholds.1;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Model predictive control of a plan's multiplier.
 //!
-//! Each tick learns how spend and value answer to the multiplier ([`Response`]), lays that over the traffic and prices that
+//! Each tick learns how spend and value answer to the multiplier in each channel ([`super::Response`]), lays that over the traffic and prices that
 //! the plan's remaining time will bring ([`Profile`]), and solves both constraints anew for a multiplier that is constant
 //! until the end: one that spends what is left, and one at which the whole plan, past included, meets its return. The
 //! smaller is taken ("min pacing"). A constant multiplier is the optimum of the relaxed problem (a linear program: the
@@ -9,10 +9,12 @@
 //! Safe by construction: the model's curves only grow; a plan without impressions keeps a cautious multiplier and creeps up; a
 //! multiplier moves at most [`STEP_MAX`] in a tick; past the end of the plan's money the ledger refuses.
 
+use super::channels::{ChannelMemory, factors};
 use super::profile::LEVELS;
 use super::rl::Features;
-use super::{Control, Outlook, PlanObservation, Policy, Response, TickSeen};
+use super::{Control, Outlook, PlanObservation, Policy};
 use super::{NO_END, U_MAX, U_MIN};
+use crate::auction::slot::CHANNELS;
 use crate::money::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -55,14 +57,24 @@ pub struct Forecast {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Memory {
     at: f64,
-    spent: Micros,
-    expected: Micros,
-    impressions: u64,
     exponent: f64,
-    response: Option<Response>,
+    #[serde(default)]
+    channels: [ChannelMemory; CHANNELS],
     forecast: Forecast,
     /// Forecast spend and value of a unit of traffic in the tick that runs.
     promised: [f64; 2],
+}
+
+impl Memory {
+    /// The exponent that holds, in every channel.
+    fn control(&self) -> Control {
+        let known = self.channels.iter().any(|channel| channel.response.is_some());
+        Control {
+            multiplier: self.exponent.exp(),
+            channels: self.channels.map(|channel| channel.shift.exp()),
+            forecast: known.then_some(self.forecast),
+        }
+    }
 }
 
 /// The policy; its state is a few numbers.
@@ -82,12 +94,16 @@ fn float(amount: Micros) -> f64 {
 /// Remaining traffic at one level of prices: average hours, level.
 type Ahead = [(f64, f64); LEVELS];
 
-fn spend_at(response: &Response, ahead: &Ahead, exponent: f64) -> f64 {
-    ahead.iter().map(|&(hours, level)| hours * response.spend(exponent, level)).sum()
-}
-
-fn value_at(response: &Response, ahead: &Ahead, exponent: f64) -> f64 {
-    ahead.iter().map(|&(hours, level)| hours * response.value(exponent, level)).sum()
+/// Spend and value of the time ahead, all channels together.
+fn rest(channels: &[ChannelMemory; CHANNELS], ahead: &Ahead, exponent: f64) -> [f64; 2] {
+    let mut sums = [0.0; 2];
+    for channel in channels.iter().filter(|channel| channel.response.is_some()) {
+        for &(hours, level) in ahead.iter().filter(|(hours, _)| *hours > 0.0) {
+            let [spend, value] = channel.rates(exponent, level);
+            sums = [sums[0] + hours * spend, sums[1] + hours * value];
+        }
+    }
+    sums
 }
 
 /// Largest exponent in `[low, high]` with `excess <= 0`, for an excess that grows; `low` if it is positive everywhere.
@@ -105,7 +121,7 @@ fn largest(low: f64, high: f64, excess: impl Fn(f64) -> f64) -> f64 {
 
 /// Both constraints of the rest of a plan.
 struct Problem<'a> {
-    response: &'a Response,
+    channels: &'a [ChannelMemory; CHANNELS],
     ahead: Ahead,
     /// Budget left.
     left: f64,
@@ -118,12 +134,14 @@ struct Problem<'a> {
 impl Problem<'_> {
     /// Exponents that spend the budget and that meet the return.
     fn solve(&self) -> [f64; 2] {
-        let budget = largest(U_MIN, U_MAX, |u| spend_at(self.response, &self.ahead, u) - self.left);
+        let rest = |u: f64| rest(self.channels, &self.ahead, u);
+        let budget = largest(U_MIN, U_MAX, |u| rest(u)[0] - self.left);
         // Below the record every purchase adds to the surplus; above, each costs more than it earns.
-        let fair = (self.record / (1.0 + RETURN_SLACK)).ln().clamp(U_MIN, U_MAX);
         let earn = self.record / (1.0 + RETURN_SLACK);
+        let fair = earn.ln().clamp(U_MIN, U_MAX);
         let returns = largest(fair, U_MAX, |u| {
-            spend_at(self.response, &self.ahead, u) - earn * value_at(self.response, &self.ahead, u) - self.surplus
+            let [spend, value] = rest(u);
+            spend - earn * value - self.surplus
         });
         [budget, returns]
     }
@@ -155,60 +173,60 @@ impl Mpc {
         self.learned
     }
 
-    /// The belief about the plan's market, once there is one.
-    #[must_use]
-    pub fn response(&self) -> Option<&Response> {
-        self.memory.as_ref()?.response.as_ref()
+    /// Takes `seen` as what was there at the last tick: for results that came or went by a change of accounting, from which there is
+    /// nothing to learn.
+    pub(super) fn rebase(&mut self, seen: &PlanObservation) {
+        if let Some(memory) = &mut self.memory {
+            for (channel, seen) in memory.channels.iter_mut().zip(&seen.channels) {
+                channel.rebase(seen);
+            }
+        }
     }
 
     /// Takes in what happened since the last tick.
-    #[expect(clippy::cast_precision_loss, reason = "counts of impressions")]
     fn learn(memory: &mut Memory, seen: &PlanObservation, now: f64, outlook: &Outlook<'_>) {
         let hours = (now - memory.at) / 3_600.0;
-        let middle = f64::midpoint(memory.at, now);
-        let tick = TickSeen {
-            exponent: memory.exponent,
-            traffic: outlook.profile.traffic(memory.at, now),
-            price_level: outlook.profile.price_level(middle),
-            impressions: seen.impressions.saturating_sub(memory.impressions) as f64,
-            value: (float(seen.expected) - float(memory.expected)).max(0.0),
-            spend: (float(seen.spent) - float(memory.spent)).max(0.0),
-        };
-        if let Some(response) = &mut memory.response {
-            let promised = memory.promised.map(|rate| rate * tick.traffic);
+        let level = outlook.profile.price_level(f64::midpoint(memory.at, now));
+        let traffic = outlook.profile.traffic(memory.at, now);
+        let mut sums = [0.0; 2];
+        let known = memory.channels.iter().any(|channel| channel.response.is_some());
+        for (channel, seen) in memory.channels.iter_mut().zip(&seen.channels) {
+            let tick = channel.tick(seen, memory.exponent, traffic, level);
+            sums = [sums[0] + tick.spend, sums[1] + channel.shift.exp() * tick.value];
+            channel.learn(&tick, seen, hours, outlook.threshold);
+        }
+        if known {
+            let promised = memory.promised.map(|rate| rate * traffic);
             let error = |new: f64, old: f64| (new.max(1.0) / old.max(1.0)).ln().abs().min(2.0);
             let forecast = &mut memory.forecast;
-            forecast.spend_error += ERROR_NEW * (error(tick.spend, promised[0]) - forecast.spend_error);
-            forecast.value_error += ERROR_NEW * (error(tick.value, promised[1]) - forecast.value_error);
-            forecast.record = [forecast.record[0] + promised[0], forecast.record[1] + tick.spend];
-            response.learn(&tick, hours);
-        } else if tick.impressions >= 1.0 && tick.value > 0.0 && tick.spend > 0.0 && tick.traffic > 0.0 {
-            memory.response = Some(Response::first(&tick, outlook.threshold));
+            forecast.spend_error += ERROR_NEW * (error(sums[0], promised[0]) - forecast.spend_error);
+            forecast.value_error += ERROR_NEW * (error(sums[1], promised[1]) - forecast.value_error);
+            forecast.record = [forecast.record[0] + promised[0], forecast.record[1] + sums[0]];
         }
         memory.at = now;
-        memory.spent = seen.spent;
-        memory.expected = seen.expected;
-        memory.impressions = seen.impressions;
     }
 
     /// Exponent until the next tick.
     fn plan(&self, memory: &mut Memory, seen: &PlanObservation, now: f64, outlook: &Outlook<'_>) -> f64 {
-        let Some(response) = memory.response else {
+        if memory.channels.iter().all(|channel| channel.response.is_none()) {
             return (memory.exponent + CREEP).min(1.0);
-        };
+        }
+        for (channel, factor) in memory.channels.iter_mut().zip(factors(seen, outlook)) {
+            channel.shift = factor.ln();
+        }
         #[expect(clippy::cast_precision_loss, reason = "Unix seconds are far below 2^53")]
         let (endless, end) = (seen.period_ends_at >= NO_END, seen.period_ends_at as f64);
         let until = if endless { now + ENDLESS_S } else { end };
         let record = record_of(seen, outlook.record);
         let expected = if seen.expected > Micros::ZERO { record * float(seen.expected) } else { float(seen.earned) };
         let problem = Problem {
-            response: &response,
+            channels: &memory.channels,
             ahead: outlook.profile.ahead(now, until),
             left: if endless { f64::MAX } else { seen.left() },
             surplus: expected / (1.0 + RETURN_SLACK) - float(seen.spent),
             record,
         };
-        let [budget, returns] = problem.solve();
+        let ([budget, returns], ahead) = (problem.solve(), problem.ahead);
         let mut exponent = budget.min(returns);
         memory.forecast.state = Features::of(seen, memory, now, budget - returns);
         memory.forecast.adjusted = match outlook.policy {
@@ -219,8 +237,7 @@ impl Mpc {
         exponent += memory.forecast.adjusted;
         let forecast = &mut memory.forecast;
         forecast.multipliers = [budget.exp(), returns.exp()];
-        let (more_spend, more_value) =
-            (spend_at(&response, &problem.ahead, exponent), value_at(&response, &problem.ahead, exponent));
+        let [more_spend, more_value] = rest(&memory.channels, &ahead, exponent);
         let more_spend_capped = more_spend.min((float(seen.budget) - float(seen.spent)).max(0.0));
         let share = if more_spend > 0.0 { more_spend_capped / more_spend } else { 0.0 };
         forecast.spend = float(seen.spent) + more_spend_capped;
@@ -229,12 +246,18 @@ impl Mpc {
         exponent.clamp(memory.exponent - STEP_MAX, memory.exponent + STEP_MAX).clamp(U_MIN, U_MAX)
     }
 
-    /// What the shared profile may learn from the last tick: when it began, the surprise, and how certain.
+    /// What all plans may learn of the last tick: the surprise in traffic and price, the mean threshold, and how certain they are.
     #[must_use]
-    pub fn surprise(&self) -> Option<([f64; 2], f64)> {
-        let response = self.response()?;
-        let certainty = 1.0 / (1.0 + 25.0 * (response.variance[0] + response.variance[1]));
-        Some((response.surprise, certainty))
+    pub fn surprise(&self) -> Option<([f64; 2], f64, f64)> {
+        let (mut sums, mut threshold, mut total, mut best) = ([0.0; 2], 0.0, 0.0, 0.0_f64);
+        for response in self.memory.as_ref()?.channels.iter().filter_map(|channel| channel.response.as_ref()) {
+            let certainty = 1.0 / (1.0 + 25.0 * (response.variance[0] + response.variance[1]));
+            sums = [sums[0] + certainty * response.surprise[0], sums[1] + certainty * response.surprise[1]];
+            threshold += certainty * response.threshold;
+            total += certainty;
+            best = best.max(certainty);
+        }
+        (total > 0.0).then(|| (sums.map(|sum| sum / total), threshold / total, best))
     }
 }
 
@@ -244,38 +267,40 @@ impl Features {
         let (start, end) = (seen.starts_at as f64, seen.ends_at as f64);
         let time_left = ((end - now) / (end - start).max(1.0)).clamp(0.0, 1.0);
         let left = ((float(seen.budget) - float(seen.spent)) / float(seen.budget).max(1.0)).clamp(0.0, 1.0);
-        let sd = memory.response.map_or(1.0, |response| response.variance[1].max(0.0).sqrt());
+        // How sure the surest channel's price is.
+        let variances = memory.channels.iter().filter_map(|channel| channel.response).map(|of| of.variance[1]);
+        let sd = variances.fold(1.0, f64::min).max(0.0).sqrt();
         let record = memory.forecast.record;
         let drift = ((record[1] + 1.0) / (record[0] + 1.0)).ln().clamp(-2.0, 2.0);
-        Self([time_left, left, sd.min(1.0), drift, gap.clamp(-2.0, 2.0), memory.forecast.spend_error])
+        Self([time_left, left, sd, drift, gap.clamp(-2.0, 2.0), memory.forecast.spend_error])
     }
 }
 
 impl Policy for Mpc {
     fn update(&mut self, seen: &PlanObservation, now: f64, outlook: &Outlook<'_>) -> Control {
         let Some(mut memory) = self.memory else {
-            self.memory = Some(Memory {
+            let memory = Memory {
                 at: now,
-                spent: seen.spent,
-                expected: seen.expected,
-                impressions: seen.impressions,
                 exponent: START,
-                response: None,
+                channels: seen.channels.each_ref().map(ChannelMemory::new),
                 forecast: Forecast { return_ratio: 1.0, ..Forecast::default() },
                 promised: [0.0; 2],
-            });
-            return Control { multiplier: START.exp(), forecast: None };
+            };
+            self.memory = Some(memory);
+            return memory.control();
         };
         if now <= memory.at {
-            return Control { multiplier: memory.exponent.exp(), forecast: memory.response.map(|_| memory.forecast) };
+            return memory.control();
         }
         Self::learn(&mut memory, seen, now, outlook);
         memory.exponent = self.plan(&mut memory, seen, now, outlook);
-        if let Some(response) = memory.response {
-            let level = outlook.profile.price_level(now);
-            memory.promised = [response.spend(memory.exponent, level), response.value(memory.exponent, level)];
+        let level = outlook.profile.price_level(now);
+        memory.promised = [0.0; 2];
+        for channel in &memory.channels {
+            let [spend, value] = channel.rates(memory.exponent, level);
+            memory.promised = [memory.promised[0] + spend, memory.promised[1] + value];
         }
         self.memory = Some(memory);
-        Control { multiplier: memory.exponent.exp(), forecast: memory.response.map(|_| memory.forecast) }
+        memory.control()
     }
 }

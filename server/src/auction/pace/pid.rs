@@ -196,7 +196,7 @@ impl Policy for Pid {
             self.spend.hold_to(u_spend, u + LEAD);
         }
         self.returns.hold_to(u_return, u + LEAD);
-        memory.control = Control { multiplier: u.exp(), forecast: None };
+        memory.control = Control::everywhere(u.exp());
         memory.at = now;
         memory.spent = seen.spent;
         memory.evidence = evidence.earned;

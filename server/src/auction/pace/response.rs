@@ -11,7 +11,7 @@
 //! second-price auction. Two figures of a tick, value won and spend per value, tell `a` and `m` apart; an extended Kalman
 //! filter follows them. A tick far from its prediction widens the belief first, so that a jump of prices is followed at once.
 
-use super::normal::{cdf, log_cdf, mills};
+use super::normal::{log_cdf, mills};
 use serde::{Deserialize, Serialize};
 
 /// Spread of the thresholds' logarithm.
@@ -70,13 +70,13 @@ impl Response {
     #[must_use]
     pub fn spend(&self, exponent: f64, level: f64) -> f64 {
         let mean = self.threshold + level;
-        (self.offer + mean + SPREAD * SPREAD / 2.0).exp() * cdf((exponent - mean) / SPREAD - SPREAD)
+        (self.offer + mean + SPREAD * SPREAD / 2.0 + log_cdf((exponent - mean) / SPREAD - SPREAD)).exp()
     }
 
     /// Value won in a unit of traffic.
     #[must_use]
     pub fn value(&self, exponent: f64, level: f64) -> f64 {
-        self.offer.exp() * cdf((exponent - self.threshold - level) / SPREAD)
+        (self.offer + log_cdf((exponent - self.threshold - level) / SPREAD)).exp()
     }
 
     /// Takes in a tick that lasted `hours`.

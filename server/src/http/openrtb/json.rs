@@ -55,7 +55,7 @@ fn known(key: &str) -> Option<&'static str> {
         "request" "ver" "assets" "required" "title" "len" "img" "data" "type" "eventtrackers" "event" "methods"
         "private_auction" "deals" "wadomain"
         "buyeruid" "eids" "source" "uids" "consent" "coppa" "gdpr" "ifa" "lmt" "dnt" "geo" "accuracy" "country"
-        "region" "city" "os" "devicetype" "language" "ppi"
+        "region" "city" "os" "devicetype" "language" "ppi" "channel"
     )
 }
 

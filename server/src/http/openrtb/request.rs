@@ -3,7 +3,7 @@
 use super::json::Json;
 use super::read::{At, NO_CURRENCY, Obj};
 use super::{BadRequest, BidRequest, Context, Counter, Leniency, Tally, imp, person};
-use crate::auction::slot::{AuctionType, Terms};
+use crate::auction::slot::{AuctionType, Channel, Terms};
 use crate::money::Currency;
 use std::collections::HashSet;
 
@@ -52,6 +52,7 @@ fn terms(request: &Obj<'_, '_, '_>) -> Result<Terms, BadRequest> {
     let auction_id = request.text("id")?.ok_or_else(|| request.fail("id", "is missing; must be a non-empty string"))?;
     let terms = Terms {
         auction_id: auction_id.into_owned(),
+        channel: channel(request),
         auction_type: auction_type(request)?.unwrap_or_default(),
         currencies: currencies(request)?,
         seats_allowed: request.texts("wseat")?,
@@ -70,6 +71,16 @@ fn terms(request: &Obj<'_, '_, '_>) -> Result<Terms, BadRequest> {
         }
     }
     Ok(terms)
+}
+
+/// `ext.channel`, ours: where the impressions are sold. What it does not say, or says otherwise, is an exchange.
+fn channel(request: &Obj<'_, '_, '_>) -> Channel {
+    let Some(name) = request.hint("ext").and_then(|ext| ext.hint_text("channel")) else { return Channel::default() };
+    let found = Channel::ALL.into_iter().find(|channel| channel.name() == name);
+    if found.is_none() {
+        request.tally.count(Leniency::UnknownValue);
+    }
+    found.unwrap_or_default()
 }
 
 /// `at`: 1, 2 or 3 (deals); any other rule is an exchange's own, and the bid itself is then the most one could pay.

@@ -4,8 +4,7 @@
 The agent finds products, asks for a forecast, creates a plan (describing, then confirming), adds creatives, and reads figures. Users meet
 the ads meanwhile: bids are won, clicked and bought from. In the second half the shop's landing page breaks. The diagnosis has to say so.
 
-    controls-day.py --http 127.0.0.1:8080 --admin 127.0.0.1:9090 --token TOKEN --seconds 240
-
+    day.py --http 127.0.0.1:8080 --admin 127.0.0.1:9090 --token TOKEN --seconds 240
 """
 
 import argparse
@@ -32,7 +31,7 @@ class Traffic(threading.Thread):
         self.connection = http.client.HTTPConnection(address, timeout=30)
         self.plan, self.random = plan, random.Random(seed)
         self.prefix, self.stop = f"day-{seed}", False
-        self.click, self.order = 0.5, 0.6
+        self.click, self.order = 0.8, 0.75
         self.requests = self.bids = self.wins = 0
         self.last = None
 
