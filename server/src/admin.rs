@@ -9,6 +9,7 @@ mod desk;
 mod forecast;
 mod guard;
 mod import;
+pub(crate) mod learned;
 mod mcp;
 pub(crate) mod models;
 mod openapi;

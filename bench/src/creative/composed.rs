@@ -4,7 +4,7 @@
 use super::{ComposedArgs, mean_and_deviation};
 use crate::out;
 use anyhow::{Context, ensure};
-use longbow::auction::choose::{Own, Prior, Rule, SPREAD_START, Seen, TEMPERATURE};
+use longbow::auction::choose::{Own, Prior, Rule, SPREAD_START, Seen};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_distr::{Binomial, Distribution, StandardNormal};
@@ -17,14 +17,14 @@ const RATE_START: f64 = 0.03;
 const RATE_STRENGTH: f64 = 30.0;
 /// An element moves the click rate by about this share of it.
 const ELEMENT_SPREAD: f64 = 0.03;
-/// A pair of elements, beyond that.
-const PAIR_SPREAD: f64 = 0.05;
+/// Impressions ahead that a choice reckons with at least, to the end of a run.
+const HORIZON_MIN: f64 = 2_000.0;
 
 struct Crowd {
-    /// Features of each creative: the common one, its elements, its pairs of elements.
+    /// Features of each creative: the common one and its elements.
     features: Vec<Vec<usize>>,
-    /// True for features that are pairs.
-    pairs: Vec<bool>,
+    /// Number of features.
+    dims: usize,
     rates: Vec<f64>,
 }
 
@@ -90,31 +90,23 @@ fn read(args: &ComposedArgs) -> anyhow::Result<Crowd> {
     // A part that never varies says nothing.
     let varied: Vec<usize> =
         (0..width).filter(|&part| elements.iter().any(|one| one[part] != elements[0][part])).collect();
-    let mut known: BTreeMap<(usize, usize, u32, u32), usize> = BTreeMap::new();
-    let mut pairs = vec![false];
+    let mut known: BTreeMap<(usize, u32), usize> = BTreeMap::new();
     let mut features = Vec::new();
     for one in &elements {
         let mut own = vec![0];
-        for (at, &first) in varied.iter().enumerate() {
-            for &second in &varied[at..] {
-                let next = known.len() + 1;
-                let feature = *known.entry((first, second, one[first], one[second])).or_insert(next);
-                if feature == next && feature == pairs.len() {
-                    pairs.push(first != second);
-                }
-                own.push(feature);
-            }
+        for &part in &varied {
+            let next = known.len() + 1;
+            own.push(*known.entry((part, one[part])).or_insert(next));
         }
         features.push(own);
     }
-    Ok(Crowd { features, pairs, rates })
+    Ok(Crowd { features, dims: known.len() + 1, rates })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 fn play(crowd: &Crowd, args: &ComposedArgs, seed: u64) -> anyhow::Result<f64> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let spread = |&pair: &bool| (if pair { PAIR_SPREAD } else { ELEMENT_SPREAD } * RATE_START).powi(2);
-    let mut variances: Vec<f64> = crowd.pairs.iter().map(spread).collect();
+    let mut variances = vec![(ELEMENT_SPREAD * RATE_START).powi(2); crowd.dims];
     variances[0] = RATE_START * RATE_START;
     let mut mean = vec![0.0; variances.len()];
     mean[0] = RATE_START;
@@ -124,14 +116,15 @@ fn play(crowd: &Crowd, args: &ComposedArgs, seed: u64) -> anyhow::Result<f64> {
     while shown < args.impressions {
         let batch = args.batch.min(args.impressions - shown);
         let rate = (clicks as f64 + RATE_STRENGTH * RATE_START) / (shown as f64 + RATE_STRENGTH);
-        let rule = Rule::new(rate, relative);
+        // It is known how long a run is.
+        let rule = Rule::new(rate, relative).over(((args.impressions - shown) as f64).max(HORIZON_MIN));
         let own: Vec<Own> = (seen.iter().enumerate())
             .map(|(creative, &seen)| {
                 let (expected, uncertainty) = prior.known(&terms(crowd, creative));
                 rule.own(seen, expected, uncertainty)
             })
             .collect();
-        let picks = choose(crowd, &prior, (&rule, &own), batch, &mut rng);
+        let picks = choose(&rule, &own, batch, &mut rng);
         for (creative, &count) in picks.iter().enumerate().filter(|(_, count)| **count > 0) {
             let clicked = Binomial::new(count, crowd.rates[creative])?.sample(&mut rng);
             let mut row = vec![0.0; prior.dims()];
@@ -143,7 +136,6 @@ fn play(crowd: &Crowd, args: &ComposedArgs, seed: u64) -> anyhow::Result<f64> {
             clicks += clicked;
         }
         shown += batch;
-        prior.refactor();
         let records = seen.iter().enumerate().filter(|(_, seen)| seen.impressions > 0.0);
         let expected = records.map(|(creative, seen)| (*seen, prior.known(&terms(crowd, creative)).0));
         relative = rule.learned_spread((SPREAD_START * rate).powi(2), expected).sqrt() / rate;
@@ -155,23 +147,13 @@ fn terms(crowd: &Crowd, creative: usize) -> Vec<(usize, f64)> {
     crowd.features[creative].iter().map(|&feature| (feature, 1.0)).collect()
 }
 
-/// How often each creative is shown in a batch: a draw of everything for each impression, as the server does.
-fn choose(
-    crowd: &Crowd,
-    prior: &Prior,
-    (rule, own): (&Rule, &[Own]),
-    batch: u64,
-    rng: &mut (impl Rng + ?Sized),
-) -> Vec<u64> {
-    let mut weights = vec![0.0_f32; prior.dims()];
+/// How often each creative is shown in a batch: each impression is chosen by itself, as the server does.
+fn choose(rule: &Rule, own: &[Own], batch: u64, rng: &mut (impl Rng + ?Sized)) -> Vec<u64> {
     let mut picks = vec![0; own.len()];
     for _ in 0..batch {
-        #[expect(clippy::cast_possible_truncation, reason = "a constant near 1")]
-        prior.draw(TEMPERATURE as f32, rng, &mut weights);
         let mut best = (f64::NEG_INFINITY, 0);
         for (creative, own) in own.iter().enumerate() {
-            let features: f32 = crowd.features[creative].iter().map(|&feature| weights[feature]).sum();
-            let drawn = rule.draw(own, f64::from(features), rng.sample(StandardNormal));
+            let drawn = rule.draw(own, rng.sample(StandardNormal));
             if drawn > best.0 {
                 best = (drawn, creative);
             }

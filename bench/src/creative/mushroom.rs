@@ -4,7 +4,7 @@
 use super::{MushroomArgs, mean_and_deviation};
 use crate::out;
 use anyhow::{Context, ensure};
-use longbow::auction::choose::{Prior, Rule, TEMPERATURE};
+use longbow::auction::choose::Prior;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -12,6 +12,9 @@ use std::collections::HashMap;
 
 /// A feature moves the outcome by about this, before anything was seen; outcomes lie between 0 and 1.
 const FEATURE_SPREAD: f64 = 0.1;
+/// Variance of an outcome between 0 and 1 before anything was seen, and the steps that it counts as.
+const NOISE_START: f64 = 0.25;
+const NOISE_STRENGTH: f64 = 10.0;
 /// Steps between two factorisations of the covariance.
 const LEARN_EVERY: u32 = 20;
 
@@ -92,13 +95,14 @@ fn play(mushrooms: &[Mushroom], dims: usize, contexts: u32, seed: u64) -> f64 {
     let mut actions = [start(), start()];
     let mut weights = vec![0.0_f32; dims];
     let mut row = vec![0.0; dims];
-    let (mut regret, mut of_a_coin, mut earned, mut steps) = (0.0, 0.0, 0.0, 0.0);
+    // What each action's model missed by, squared, and how often: outcomes are no clicks, their variance is learned.
+    let mut missed = [(NOISE_START * NOISE_STRENGTH, NOISE_STRENGTH); 2];
+    let (mut regret, mut of_a_coin) = (0.0, 0.0);
     for step in 0..contexts {
         let mushroom = &mushrooms[rng.random_range(0..mushrooms.len())];
         let mut draws = [0.0; 2];
         for (prior, drawn) in actions.iter().zip(&mut draws) {
-            #[expect(clippy::cast_possible_truncation, reason = "a constant near 1")]
-            prior.draw(TEMPERATURE as f32, &mut rng, &mut weights);
+            prior.draw(1.0, &mut rng, &mut weights);
             *drawn = mushroom.features.iter().map(|&feature| f64::from(weights[feature])).sum::<f64>();
         }
         let eat = draws[1] > draws[0];
@@ -107,12 +111,12 @@ fn play(mushrooms: &[Mushroom], dims: usize, contexts: u32, seed: u64) -> f64 {
         let loss = if mushroom.safe { 5.0 } else { 15.0 };
         regret += if eat == mushroom.safe { 0.0 } else { loss };
         of_a_coin += loss / 2.0;
-        earned += seen;
-        steps += 1.0;
         row.fill(0.0);
         mushroom.features.iter().for_each(|&feature| row[feature] = 1.0);
-        let noise = Rule::new((earned + 0.5) / (steps + 1.0), 0.0).noise;
-        let prior = &mut actions[usize::from(eat)];
+        let (prior, (squares, count)) = (&mut actions[usize::from(eat)], &mut missed[usize::from(eat)]);
+        let noise = *squares / *count;
+        *squares += (seen - prior.expected(&row)).powi(2);
+        *count += 1.0;
         prior.observe(&row, seen, noise);
         if step % LEARN_EVERY == 0 {
             actions.iter_mut().for_each(Prior::refactor);

@@ -5,7 +5,7 @@ use super::desk::{Desk, forbidden};
 use super::mcp::{Confirmations, Mcp};
 use super::plans::{ForecastAsk, Span};
 use super::tokens::{Caller, Me, Role, Tokens};
-use super::{CatalogAdmin, Kind, console, guard, import, mcp, openapi, records, requests};
+use super::{CatalogAdmin, Kind, console, guard, import, learned, mcp, openapi, records, requests};
 use crate::config::Config;
 use crate::http::respond::{self, Fault, Response};
 use crate::http::{Handler, Request};
@@ -135,13 +135,24 @@ impl<C: CatalogAdmin> Admin<C> {
         }
     }
 
-    /// What the rooms behind the records answer themselves: forecasts of a plan's policy for whom the plan is there, models for
-    /// operators (readers may look), and anything else for operators alone.
+    /// What the rooms behind the records answer themselves: forecasts of a plan's policy and what was learned of creatives for
+    /// whom they are there, models for operators (readers may look), and anything else for operators alone.
     async fn rest(&self, call: &Call<'_>, path: &str, request: Request) -> Result<Response, Fault> {
         let desk = &*self.desk;
         if let Some(plan) = path.strip_prefix("/v1/forecasts/") {
             reading(&request)?;
             desk.get(call.caller, Kind::Plans, &id_of(plan)?).await?;
+            return Ok(desk.app.other(request).await);
+        }
+        if let Some(creative) = learned::named(path) {
+            reading(&request)?;
+            desk.get(call.caller, Kind::Creatives, &id_of(creative)?).await?;
+            return Ok(desk.app.other(request).await);
+        }
+        if path == learned::OF_PLAN {
+            reading(&request)?;
+            let plan = request.query("plan").ok_or_else(|| Fault::invalid("plan", "is missing: name the plan"))?;
+            desk.get(call.caller, Kind::Plans, &plan).await?;
             return Ok(desk.app.other(request).await);
         }
         let reads = matches!(request.method, Method::GET | Method::HEAD);

@@ -1,7 +1,7 @@
 //! The admin port beyond health and records: models, explanations, forecasts of plans, and users.
 
 use super::App;
-use crate::admin::models;
+use crate::admin::{learned, models};
 use crate::auction::pace::{ArmFigures, Forecast};
 use crate::auction::slot::Channel;
 use crate::http::openrtb;
@@ -14,12 +14,14 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Answers `/v1/models`, `POST /openrtb2/bid?explain=1`, `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of
-/// the port has passed already.
+/// Answers `/v1/models`, `GET /v1/creatives/{id}/learned`, `GET /v1/creatives:learned`, `POST /openrtb2/bid?explain=1`,
+/// `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
 pub(super) async fn handle(app: &App, mut request: Request) -> Response {
     let path = request.path().to_owned();
     let result = match (path.as_str(), path.strip_prefix("/v1/users/")) {
         ("/v1/models" | "/v1/models/rollback", _) => models::handle(app, &mut request).await,
+        (learned::OF_PLAN, _) => learned::of_plan(app, &request),
+        (path, _) if let Some(id) = learned::named(path) => learned::one(app, &request, id),
         ("/openrtb2/bid", _) => explained(app, &mut request).await,
         (_, Some(user)) => of_user(app, &request, user).await,
         (path, None) if path.starts_with("/v1/forecasts/") => {

@@ -8,7 +8,7 @@
 //! 3. within a composed creative, what each **element** and pair of elements adds.
 //!
 //! A choice draws all of it once and takes the highest; for a composed creative the best composition under the draw is
-//! found by dynamic programming over its [`Tree`]. Draws are scaled by [`TEMPERATURE`] (posterior reshaping, Chapelle and
+//! found by dynamic programming over its [`Tree`]. Where draws are all there is, they are scaled by [`TEMPERATURE`] (posterior reshaping, Chapelle and
 //! Li 2011). Feedback may come late, in batches and in any order, and moves the very next draw.
 //!
 //! Pure but for its memory: the same memory and the same random numbers give the same choice. Time is passed in.
@@ -104,8 +104,14 @@ pub struct Choice {
     pub creative: CreativeSlot,
     /// Its elements, if it has any.
     pub composition: Composition,
-    /// The sampled click rate, with what exploring it is worth.
+    /// The sampled click rate, with what exploring it is worth; the highest wins.
     pub sampled: f64,
+    /// Expected click rate for anybody, without its elements.
+    pub expected: f64,
+    /// Standard deviation of that.
+    pub deviation: f64,
+    /// What fatigue left of `sampled`, 0 to 1.
+    pub fatigue: f64,
 }
 
 /// What is known of one element.
@@ -238,6 +244,18 @@ impl Chooser {
         candidates: impl IntoIterator<Item = CreativeSlot>,
         rng: &mut R,
     ) -> Option<Choice> {
+        self.choose_telling(catalog, ask, candidates, rng, |_| {})
+    }
+
+    /// The same; `tell` hears of every candidate.
+    pub fn choose_telling<R: Rng + ?Sized>(
+        &self,
+        catalog: &Catalog,
+        ask: &Ask,
+        candidates: impl IntoIterator<Item = CreativeSlot>,
+        rng: &mut R,
+        mut tell: impl FnMut(&Choice),
+    ) -> Option<Choice> {
         let own = self.own.view();
         let learned = self.learned.read();
         let mut weights = [0.0_f32; DIMS];
@@ -258,8 +276,10 @@ impl Chooser {
             let mut choice = draw(entry, seen(own.read(creative)), &scene, rate, rng);
             choice.creative = creative;
             if ask.user != 0 {
-                choice.sampled *= self.fatigue.factor(pair(ask.user, creative), ask.now_s);
+                choice.fatigue = self.fatigue.factor(pair(ask.user, creative), ask.now_s);
+                choice.sampled *= choice.fatigue;
             }
+            tell(&choice);
             if best.is_none_or(|best| choice.sampled > best.sampled) {
                 best = Some(choice);
             }
@@ -279,8 +299,7 @@ impl Chooser {
         let learned = self.learned.read();
         let rule = Rule::new(self.rate(form(&entry.record.format)), learned.spread);
         let own = own_of(entry, self.seen(creative), &rule, &learned.prior);
-        let (features, _) = learned.prior.known(&places(entry));
-        ((own.share * features + own.record).clamp(0.0, 1.0), own.total)
+        (own.mean.clamp(0.0, 1.0), own.total)
     }
 
     /// What a creative's elements add to its click rate, as far as that is known.

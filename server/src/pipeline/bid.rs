@@ -3,7 +3,7 @@
 use super::{Asked, Prediction, Stop, Subject, Understood, retrieve, score, understand, user_key};
 use crate::app::{App, Expected, group_of};
 use crate::auction::NoBidReason;
-use crate::auction::choose::{Ask, Composition, Context};
+use crate::auction::choose::{Ask, Choice, Composition, Context};
 use crate::auction::pace::{Cell, Controls};
 use crate::auction::price::{Market, PriceInput, Priced, Shade, bid};
 use crate::auction::select::{Candidate, Selection};
@@ -24,6 +24,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Creatives told of in an explanation, for each bid.
+const RIVALS_MAX: usize = 20;
 /// Winners refused by the ledger or the final check before the rest is given up: a bound on the work of one response.
 const REFUSALS_MAX: usize = 64;
 
@@ -40,6 +42,8 @@ pub struct Won {
     pub creative: CreativeSlot,
     /// Its elements, if it has any.
     pub composition: Composition,
+    /// The candidates it was chosen from, if the decision is explained: the strongest first, itself among them.
+    pub rivals: Vec<Choice>,
     /// Its price.
     pub priced: Priced,
     /// What the model expects.
@@ -408,8 +412,16 @@ impl Choosing<'_> {
             entry.is_some_and(|entry| fits(self.terms, offer.slot, &entry.record).is_ok())
         };
         let creatives = offer.eligible.creatives(self.catalog, plan, item).filter(shows);
-        let choice =
-            self.app.chooser.choose(self.catalog, ask, creatives, &mut rng).ok_or(NoBidReason::NoCreativeFits)?;
+        let mut rivals = Vec::new();
+        let tell = |choice: &Choice| {
+            if mode.traced {
+                rivals.push(*choice);
+            }
+        };
+        let choice = self.app.chooser.choose_telling(self.catalog, ask, creatives, &mut rng, tell);
+        let choice = choice.ok_or(NoBidReason::NoCreativeFits)?;
+        rivals.sort_by(|a, b| b.sampled.total_cmp(&a.sampled));
+        rivals.truncate(RIVALS_MAX);
         let (creative, composition) = (choice.creative, choice.composition);
         let form = self.catalog.creative(creative).and_then(|e| fits(self.terms, offer.slot, &e.record).ok());
         offer.market.check_floor(&priced, form.and_then(FormUsed::video_duration_s))?;
@@ -432,6 +444,7 @@ impl Choosing<'_> {
             self.app.predicted.remember(bid_id, Expected { value: priced.value, cell });
             self.app.shades.offered(now, bid_id, offer.slot, &priced);
         }
-        Ok(Won { slot, plan, item, creative, composition, priced, prediction: self.predictions.of(item), bid_id, cell })
+        let prediction = self.predictions.of(item);
+        Ok(Won { slot, plan, item, creative, composition, rivals, priced, prediction, bid_id, cell })
     }
 }

@@ -4,6 +4,7 @@ use super::bid::{Decision, Mode, decide};
 use super::{Asked, Subject};
 use crate::app::App;
 use crate::auction::NoBidReason;
+use crate::auction::choose::Choice;
 use crate::deadline::Deadline;
 use crate::http::openrtb::BidRequest;
 use crate::ids::Id;
@@ -47,6 +48,8 @@ pub struct ExplainedBid {
     plan: Id,
     item: Id,
     creative: Id,
+    /// What it was chosen from; the highest `sampled` wins.
+    creatives: Vec<ExplainedCreative>,
     price_cpm: f64,
     currency: Currency,
     floor_cpm: f64,
@@ -56,6 +59,24 @@ pub struct ExplainedBid {
     multiplier: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     deal: Option<String>,
+}
+
+/// A creative that might have been shown.
+#[derive(Debug, Serialize)]
+pub struct ExplainedCreative {
+    id: Id,
+    /// Elements of its best composition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    elements: Vec<Id>,
+    impressions: f64,
+    clicks: f64,
+    /// Expected click rate for anybody, and its standard deviation.
+    expected: f64,
+    deviation: f64,
+    /// What the user having seen it before leaves, 0 to 1.
+    fatigue: f64,
+    /// Its click rate in this draw for this user, with what exploring it is worth.
+    sampled: f64,
 }
 
 /// Reasons for one slot.
@@ -112,6 +133,7 @@ fn bid(app: &App, request: &BidRequest, decision: &Decision, won: &super::bid::W
         plan: catalog.plan(won.plan)?.record.id.clone(),
         item: catalog.item(won.item)?.record.id.clone(),
         creative: catalog.creative(won.creative)?.record.id.clone(),
+        creatives: won.rivals.iter().filter_map(|choice| creative(app, decision, choice)).collect(),
         price_cpm: won.priced.price.as_cpm(),
         currency: won.priced.currency,
         floor_cpm: won.priced.floor.as_cpm(),
@@ -120,6 +142,23 @@ fn bid(app: &App, request: &BidRequest, decision: &Decision, won: &super::bid::W
         conversion: won.prediction.conversion,
         multiplier: app.controls.load().multiplier_in(won.plan, won.cell),
         deal: won.priced.deal.and_then(|at| slot.deals.get(at)).map(|deal| deal.id.clone()),
+    })
+}
+
+fn creative(app: &App, decision: &Decision, choice: &Choice) -> Option<ExplainedCreative> {
+    let entry = decision.catalog.creative(choice.creative)?;
+    let elements = entry.tree.as_deref().map(|tree| tree.elements(&choice.composition).cloned().collect());
+    let seen = app.chooser.seen(choice.creative);
+    let &Choice { expected, deviation, fatigue, sampled, .. } = choice;
+    Some(ExplainedCreative {
+        id: entry.record.id.clone(),
+        elements: elements.unwrap_or_default(),
+        impressions: seen.impressions,
+        clicks: seen.clicks,
+        expected,
+        deviation,
+        fatigue,
+        sampled,
     })
 }
 

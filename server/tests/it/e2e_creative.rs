@@ -94,3 +94,40 @@ fn an_element_is_added_changed_and_taken_away_by_a_merge_patch() {
         assert_eq!(text_of(&markup), "Brand new");
     }
 }
+
+#[test]
+fn what_was_learned_is_read_on_the_admin_port_and_explains_a_choice() {
+    let world = World::new();
+    assert_eq!(world.admin("POST", "/v1/creatives", creative()).status, 201);
+    let learned = |world: &World| world.admin("GET", "/v1/creatives/composed/learned", "").json();
+    let before = learned(&world);
+    assert_eq!((&before["plan"], &before["impressions"]), (&json!("plan-2"), &json!(0.0)));
+    let bid = bid(&world.post("/openrtb2/bid", request(1)));
+    let shown = bid["crid"].as_str().unwrap();
+    for (number, action) in ["impression", "click"].into_iter().enumerate() {
+        let event = json!({"id": format!("e{number}"), "user": "u1", "item": "1", "action": action, "creative": shown});
+        assert_eq!(world.post("/v1/events", event).json()["accepted"], 1);
+    }
+    let after = learned(&world);
+    assert_eq!((&after["impressions"], &after["clicks"]), (&json!(1.0), &json!(1.0)));
+    assert!(after["expected"].as_f64() > before["expected"].as_f64(), "{before} {after}");
+    let shows =
+        |figures: &Value| figures["elements"].as_array().unwrap().iter().filter(|e| e["impressions"] == 1.0).count();
+    assert_eq!(shows(&after), 3, "one element of each part: {after}");
+    let listed = world.admin("GET", "/v1/creatives:learned?plan=plan-2&limit=1000", "").json();
+    let listed = listed["creatives"].as_array().unwrap();
+    assert!(listed.contains(&after) && listed.iter().all(|one| one["plan"] == "plan-2"), "{listed:?}");
+    for (path, status) in [
+        ("/v1/creatives/nobody/learned", 404),
+        ("/v1/creatives:learned", 400),
+        ("/v1/creatives:learned?plan=nobody", 404),
+        ("/v1/creatives:learned?plan=plan-2&limit=0", 400),
+    ] {
+        assert_eq!(world.admin("GET", path, "").status, status, "{path}");
+    }
+    let told = world.admin("POST", "/openrtb2/bid?explain=1", request(2)).json();
+    let chosen = &told["bids"][0];
+    let rivals = chosen["creatives"].as_array().unwrap();
+    assert_eq!(rivals[0]["id"], chosen["creative"], "the highest draw wins: {chosen}");
+    assert!(rivals.iter().any(|one| one["id"] == "composed" && one["clicks"] == 1.0 && one["elements"].is_array()));
+}

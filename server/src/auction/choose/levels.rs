@@ -18,14 +18,16 @@ pub(super) fn draw<R: Rng + ?Sized>(
 ) -> Choice {
     let rule = Rule::new(rate, scene.learned.spread);
     let own = own_of(entry, record, &rule, &scene.learned.prior);
-    let parts = base(&entry.record.format).map(|feature| weight(feature, &scene.user, scene.weights));
-    let (features, taste) = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-    let drawn = rule.draw(&own, features, rng.sample(StandardNormal)) + taste;
+    // What is not known of a feature's own weight is in the record's deviation; only the user's part is drawn.
+    let taste: f64 =
+        base(&entry.record.format).iter().map(|&feature| weight(feature, &scene.user, scene.weights).1).sum();
+    let drawn = rule.draw(&own, rng.sample(StandardNormal)) + taste;
     let (composition, added) = match entry.tree.as_deref() {
         Some(tree) => compose(tree, scene, rate, rng),
         None => Default::default(),
     };
-    Choice { creative: 0, composition, sampled: (drawn + added).clamp(0.0, 1.0) }
+    let (expected, deviation) = (own.mean, own.total);
+    Choice { creative: 0, composition, sampled: (drawn + added).clamp(0.0, 1.0), expected, deviation, fatigue: 1.0 }
 }
 
 /// Places and signs of the features that never vary within a creative, without a user's.
@@ -54,6 +56,7 @@ pub(super) fn row(entry: &CreativeEntry, sight: &Sight, own: f64) -> [f64; DIMS]
     }
     row
 }
+
 /// What a composition is made of.
 pub(super) fn pieces(entry: &CreativeEntry, composition: &Composition) -> Vec<Piece> {
     let Some(tree) = entry.tree.as_deref() else { return Vec::new() };

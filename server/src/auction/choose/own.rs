@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 const OUTSTANDING: f64 = 0.2;
 /// How much more those differ.
 const WIDE: f64 = 2.5;
-/// Impressions over which finding a better creative pays: how patient exploration is.
+/// Impressions over which finding a better creative pays, where nothing else is said: how patient exploration is.
 const HORIZON: f64 = 200_000.0;
 /// Part of the deviation that a choice draws at random, on top of what patience adds.
 const JITTER: f64 = 0.2;
@@ -31,6 +31,8 @@ pub struct Rule {
     pub noise: f64,
     /// Variance of what most creatives have of their own.
     pub spread: f64,
+    /// Impressions over which finding a better creative pays.
+    pub horizon: f64,
 }
 
 /// What a record makes of a creative.
@@ -41,10 +43,25 @@ pub struct Own {
     pub share: f64,
     /// What the record adds to that share.
     pub record: f64,
+    /// The expected rate.
+    pub mean: f64,
     /// Standard deviation of the rate, given what the features say.
     pub deviation: f64,
     /// The same with what is not known of the features.
     pub total: f64,
+    /// How it would be if it stood out.
+    outstanding: Outstanding,
+}
+
+/// What is expected of a creative if it is one of the few that stand out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Outstanding {
+    /// Probability that it is.
+    weight: f64,
+    /// Expected rate then, less [`Own::mean`].
+    shift: f64,
+    /// Standard deviation then.
+    deviation: f64,
 }
 
 /// One of the two kinds of creatives, for one record.
@@ -65,7 +82,13 @@ impl Rule {
     #[must_use]
     pub fn new(rate: f64, relative: f64) -> Self {
         let rate = rate.clamp(1e-5, 1.0 - 1e-5);
-        Self { noise: rate * (1.0 - rate), spread: (relative * rate).powi(2) }
+        Self { noise: rate * (1.0 - rate), spread: (relative * rate).powi(2), horizon: HORIZON }
+    }
+
+    /// The same with this many impressions to come.
+    #[must_use]
+    pub fn over(self, horizon: f64) -> Self {
+        Self { horizon, ..self }
     }
 
     fn kinds(&self, seen: Seen, expected: f64, uncertainty: f64) -> [Kind; 2] {
@@ -99,8 +122,15 @@ impl Rule {
         let mean = sum(|kind| kind.own);
         let variance = sum(|kind| kind.variance + kind.own * kind.own) - mean * mean;
         let (share, variance) = (sum(|kind| kind.share), variance.max(0.0));
-        let total = (share * share * uncertainty.max(0.0) + variance).sqrt();
-        Own { share, record: sum(|kind| kind.record), deviation: variance.sqrt(), total }
+        let with_features = |share: f64, variance: f64| (share * share * uncertainty.max(0.0) + variance).sqrt();
+        let wide = &kinds[1];
+        let outstanding = Outstanding {
+            weight: wide.weight,
+            shift: wide.own - mean,
+            deviation: with_features(wide.share, wide.variance),
+        };
+        let (record, total) = (sum(|kind| kind.record), with_features(share, variance));
+        Own { share, record, mean: share * expected + record, deviation: variance.sqrt(), total, outstanding }
     }
 
     /// Variance of the mean outcome of `impressions` more, given what the features say.
@@ -109,12 +139,19 @@ impl Rule {
         own.deviation * own.deviation + self.noise / impressions
     }
 
-    /// A draw, where a draw of the features says `features` and `z` is standard normal: what is expected, plus what
-    /// patience adds for what is not known, plus chance.
+    /// What a creative is worth to a choice, where `z` is standard normal: what is expected, what patience adds for what is
+    /// not known, and chance.
     #[must_use]
-    pub fn draw(&self, own: &Own, features: f64, z: f64) -> f64 {
-        let patience = own.total * index(own.total * own.total / self.noise * HORIZON);
-        own.share * features + own.record + patience + JITTER * own.deviation * z
+    pub fn draw(&self, own: &Own, z: f64) -> f64 {
+        own.mean + self.patience(own) + JITTER * own.deviation * z
+    }
+
+    /// What exploring adds. Of a mixture, a Gittins index is not that of its whole deviation: what pays is that it may be one
+    /// that stands out, and what that brings counts by its probability, which is as if the horizon were that much shorter.
+    fn patience(&self, own: &Own) -> f64 {
+        let far = own.outstanding;
+        let of = |deviation: f64, horizon: f64| deviation * index(deviation * deviation / self.noise * horizon);
+        of(own.total, self.horizon).max(far.shift + of(far.deviation, self.horizon * far.weight))
     }
 
     /// The spread by empirical Bayes: one step of expectation maximisation over records and what their features say, held
