@@ -16,7 +16,7 @@ from .model import Hstu
 DEFAULTS = {
     "dataset": {
         "max_sequence_len": 10240, "max_output_len": 16, "item_dim": 48, "action_dim": 16, "blocks": 2, "heads": 2,
-        "attention_dim": 32, "linear_dim": 32, "id_rows": 8192, "num_actions": 8, "window": 512, "batch_tokens": 4096,
+        "attention_dim": 48, "linear_dim": 48, "id_rows": 8192, "num_actions": 8, "window": 512, "batch_tokens": 4096,
         "long_share": 0.0, "thin_share": 0.8, "windows_max": 1, "epochs": 8, "lr": 2.5e-3, "dropout": 0.0, "id_dropout": 0.3, "negatives": 768,
         "temperature": 0.07, "smoothing": 0.0, "weight_decay": 0.01, "pos_knots": 24, "ts_smooth": 1e-4, "ema": 0.99,
         "select": "auc_conversion", "hold_out": "users", "once": False, "warmup": 100, "next_weight": 0.05, "last_rows": 128,
@@ -165,6 +165,10 @@ def train(arguments):
     histories = data.read(o.format, o.file)
     validation = data.read(o.format, o.validation) if o.validation else None
     model = build(o, histories)
+    if o.export_only and (folder / "options.json").is_file():
+        # The bundle tells how the weights were made, not how they were written.
+        made = json.loads((folder / "options.json").read_text())
+        o.told, o.init = made["told"], made["init"]
     if not o.export_only:
         (folder / "options.json").write_text(json.dumps(vars(o), indent=1, sort_keys=True) + "\n")
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -195,8 +199,7 @@ def export(trainer, o, folder):
     figures = {"events": trainer.tokens, "minutes": round(trainer.elapsed / 60, 1), "seed": o.seed, "held_out_users": len(trainer.judges)}
     calibration = []
     if model.heads is not None and judged.impressions is not None:
-        tell = {"device": trainer.device, "longest": model.config.max_sequence_len, "tokens": o.batch_tokens}
-        logits, places = evaluate.impressions(model, judged, trainer.judges, **tell)
+        logits, places = trainer.logits(model)
         calibration = bundle.calibrate(logits, judged.impressions.labels[places])
         figures["calibrated"] = evaluate.head_figures(logits, judged.impressions.labels[places], calibration=calibration)
     for most in o.report_lengths:
@@ -208,10 +211,17 @@ def export(trainer, o, folder):
         log("test: " + ", ".join(f"{n} {v:.4f}" for n, v in figures["test"].items()))
     path = bundle.write(
         folder / "bundle", model.config, weights.to_tensors(model), name=o.name or folder.resolve().name,
-        made_by="scripts/train " + " ".join(o.told), calibration=calibration, training=bundle.plain(figures),
+        made_by=" && ".join(commands(o)), calibration=calibration, training=bundle.plain(figures),
     )
     size = sum(file.stat().st_size for file in path.iterdir())
     log(f"wrote {path}: {size / 1e6:.1f} MB")
+
+
+def commands(o):
+    """The commands that made a run's weights, the first stage's first."""
+    before = pathlib.Path(o.init) / "options.json" if o.init else None
+    told = json.loads(before.read_text())["told"] if before is not None and before.is_file() else None
+    return [*(["scripts/train " + " ".join(told)] if told else []), "scripts/train " + " ".join(o.told)]
 
 
 def test(model, o, device):

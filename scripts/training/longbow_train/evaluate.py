@@ -49,11 +49,6 @@ def ranks(model, cases, *, device, longest, tokens, most=None):
     """Rank (0: first) of each case's item among all items; `most`: newest events read at most."""
     model.eval()
     h = cases.histories
-    catalogue = torch.arange(1, h.highest_id + 1) if h.item_ids is None else torch.from_numpy(h.item_ids)
-    place = torch.full((h.highest_id + 1,), -1)
-    place[catalogue] = torch.arange(len(catalogue))
-    catalogue = catalogue.to(device)
-    vectors = torch.cat([F.normalize(model.items(part), dim=-1) for part in catalogue.split(1 << 16)])
     windows, case_of = [], {}
     for case, (user, end) in enumerate(zip(cases.users, cases.ends)):
         first = window_start(end, longest)
@@ -61,24 +56,37 @@ def ranks(model, cases, *, device, longest, tokens, most=None):
             first = max(first, end - most)
         windows.append(Window(int(user), int(first), int(end)))
         case_of[int(user)] = case
-    found = np.zeros(len(windows), dtype=np.int64)
+    queries = [None] * len(windows)
     for group in pack(windows, tokens, np.random.default_rng(0)):
         batch = assemble(h, group)
         which = torch.tensor([case_of[w.user] for w in group])
         rows = torch.arange(len(group))
         batch.next_times[rows, batch.lengths - 1] = torch.from_numpy(cases.times)[which]
         hidden, _, _ = model(batch.to(device))
-        queries = model.queries(hidden[rows.to(device), batch.lengths.to(device) - 1].float())
-        targets = place[torch.from_numpy(cases.items)[which]].to(device)
-        for part in torch.arange(len(group)).split(max(1, SCORES_MAX // len(catalogue))):
-            scores = queries[part.to(device)] @ vectors.T
-            own = scores.gather(1, targets[part.to(device), None])
-            if cases.once:
-                for row, i in zip(scores, part.tolist()):
-                    w = group[i]
-                    base = h.offsets[w.user]
-                    row[place[torch.from_numpy(h.items[base : base + w.last])].to(device)] = -2
-            found[which[part].numpy()] = (scores > own).sum(1).cpu().numpy()
+        found = model.queries(hidden[rows.to(device), batch.lengths.to(device) - 1].float())
+        for case, query in zip(which.tolist(), found):
+            queries[case] = query
+    return places(model, cases, torch.stack(queries))
+
+
+@torch.inference_mode()
+def places(model, cases, queries):
+    """Rank (0: first) of each case's item among all items for its query."""
+    h = cases.histories
+    catalogue = torch.arange(1, h.highest_id + 1) if h.item_ids is None else torch.from_numpy(h.item_ids)
+    place = torch.full((h.highest_id + 1,), -1)
+    place[catalogue] = torch.arange(len(catalogue))
+    vectors = torch.cat([F.normalize(model.items(part), dim=-1) for part in catalogue.to(queries.device).split(1 << 16)])
+    targets = place[torch.from_numpy(cases.items)]
+    found = np.zeros(len(cases.users), dtype=np.int64)
+    for part in torch.arange(len(cases.users)).split(max(1, SCORES_MAX // len(catalogue))):
+        scores = queries[part.to(queries.device)] @ vectors.T
+        own = scores.gather(1, targets[part, None].to(queries.device))
+        if cases.once:
+            for row, case in zip(scores, part.tolist()):
+                base = h.offsets[cases.users[case]]
+                row[place[torch.from_numpy(h.items[base : base + cases.ends[case]])].to(row.device)] = -2
+        found[part.numpy()] = (scores > own).sum(1).cpu().numpy()
     return found
 
 

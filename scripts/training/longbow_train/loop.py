@@ -164,7 +164,7 @@ class Trainer:
         if not torch.isfinite(norm):
             raise Failure(f"step {self.step}: the loss is not finite; lower --lr or raise --temperature, then --resume")
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group.get("faster", 1.0)
         self.optimiser.step()
         if self.average is not None:
             share = max(1 - o.ema, 1 / (self.step + 1))
@@ -242,6 +242,11 @@ class Trainer:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
+    def logits(self, model, most=None, per_user=1 << 30):
+        """Logits of the heads on the impressions of the held-out users and their places among all impressions."""
+        tell = {"device": self.device, "longest": model.config.max_sequence_len, "tokens": self.options.batch_tokens, "most": most}
+        return evaluate.impressions(model, self.judged, self.judges, per_user=per_user, **tell)
+
     def figures(self, model, most=None):
         """Figures on the held-out users; `most`: newest events read at most."""
         o = self.options
@@ -249,7 +254,7 @@ class Trainer:
         out = metrics.ranking(evaluate.ranks(model, self.cases, **tell))
         if model.heads is not None and self.judged.impressions is not None:
             shown = self.judged.impressions
-            logits, places = evaluate.impressions(model, self.judged, self.judges, per_user=o.validation_impressions, **tell)
+            logits, places = self.logits(model, most, o.validation_impressions)
             truth = None if shown.truth is None else shown.truth[places]
             out |= evaluate.head_figures(logits, shown.labels[places], truth)
         return out

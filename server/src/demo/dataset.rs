@@ -26,7 +26,7 @@ const USERS_MAX: u64 = 1_000_000;
 /// Whom a file is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Split {
-    /// Users of 30 to 10,000 events, most of them light, each shown slates at moments of the history
+    /// Users of 30 to 10,000 events, each shown slates at moments of the history
     Train,
     /// Users of 10,000 events, each with the next visit held out and one slate shown when it begins
     HeldOut,
@@ -41,7 +41,7 @@ pub struct WorldArgs {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Users [default: 12000 to train on, 600 held out]
+    /// Users [default: 6000 to train on, 600 held out]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
     pub users: Option<u64>,
     /// Items of the world
@@ -51,7 +51,7 @@ pub struct WorldArgs {
     #[arg(long, default_value_t = config::Demo::default().long_events)]
     pub events: usize,
     /// Slates shown to each user of the train split
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 16)]
     pub slates: usize,
     /// Items of a slate [default: 16 to train on, 200 held out]
     #[arg(long)]
@@ -93,7 +93,7 @@ pub fn dataset(args: &WorldArgs, made_by: String, tell: impl FnMut(usize)) -> an
         bail!("--events: must be from 30 to 1000000");
     }
     let (train, base, users, slate) = match args.split {
-        Split::Train => (true, 10_000_000, 12_000, 16),
+        Split::Train => (true, 10_000_000, 6_000, 16),
         Split::HeldOut => (false, 20_000_000, 600, 200),
     };
     let slate_items = args.slate_items.unwrap_or(slate);
@@ -129,12 +129,12 @@ pub fn dataset(args: &WorldArgs, made_by: String, tell: impl FnMut(usize)) -> an
     Ok(written)
 }
 
-/// Events of one user of the train split: light users of a few years for nine in ten, so that short windows span seasons.
+/// Events of one user of the train split: of every length that is served, a fifth of them as long as it gets.
 fn train_events(most: usize, rng: &mut StdRng) -> usize {
     let (from, until) = match rng.random_range(0..100_u8) {
         0..25 => (30, 300),
-        25..90 => (300, 1_600),
-        90..97 => (1_600, 5_000),
+        25..60 => (300, 1_600),
+        60..80 => (1_600, 5_000),
         _ => return most,
     };
     rng.random_range(from..until).min(most)

@@ -15,7 +15,7 @@ const ON_TOPIC: f64 = 0.15;
 /// Spread of order values, in logarithms.
 const BASKET_SPREAD: f64 = 0.25;
 /// Events made beyond those asked for, so that a visit can be held out.
-const SPARE_EVENTS: usize = 40;
+const SPARE_EVENTS: usize = 60;
 
 /// Users to make and what is shown to them.
 #[derive(Clone, Copy, Debug)]

@@ -83,16 +83,16 @@ impl Interest {
 
     fn pull(&self, time: i64) -> Pull {
         match self.rhythm {
-            Rhythm::Staple => Pull { click: 1.2, conversion: 1.8, basket: 0.8 },
-            Rhythm::Habit { until, .. } if time > until => Pull { click: 0.2, conversion: -0.5, basket: 1.0 },
+            Rhythm::Staple => Pull { click: 1.8, conversion: 2.5, basket: 0.8 },
+            Rhythm::Habit { until, .. } if time > until => Pull { click: 0.1, conversion: -0.2, basket: 1.0 },
             Rhythm::Habit { from, .. } if time >= from => Pull { click: 1.8, conversion: 0.2, basket: 1.0 },
             Rhythm::Passion { from, until } if time >= from => {
-                let click = if time <= until { 1.8 } else { 1.3 };
-                Pull { click, conversion: 2.2, basket: 1.2 }
+                let click = if time <= until { 2.0 } else { 1.8 };
+                Pull { click, conversion: 2.8, basket: 1.2 }
             }
             Rhythm::Season { .. } => {
                 let on = self.season(time);
-                Pull { click: 0.2 + 1.8 * on, conversion: 2.8 * on, basket: 1.0 + 0.4 * on }
+                Pull { click: 1.1 + 0.9 * on, conversion: 2.0 + 0.9 * on, basket: 1.0 + 0.4 * on }
             }
             Rhythm::Habit { .. } | Rhythm::Passion { .. } => NO_PULL,
         }
@@ -101,10 +101,10 @@ impl Interest {
     /// Spans of time in which it leads to visits, each with its weight in visits a day.
     fn visited(&self, (from, until): (i64, i64)) -> Vec<(i64, i64, f64)> {
         let spans = match &self.rhythm {
-            Rhythm::Staple => vec![(from, until, 0.08)],
+            Rhythm::Staple => vec![(from, until, 0.05)],
             Rhythm::Habit { from, until } => vec![(*from, *until, 0.4)],
-            Rhythm::Passion { from: first, until: last } => vec![(*first, *last, 0.4), (*last, until, 0.008)],
-            Rhythm::Season { bursts, .. } => bursts.iter().map(|&at| (at, at + BURST, 1.5)).collect(),
+            Rhythm::Passion { from: first, until: last } => vec![(*first, *last, 0.3), (*last, until, 0.012)],
+            Rhythm::Season { bursts, .. } => bursts.iter().map(|&at| (at, at + BURST, 0.4)).collect(),
         };
         let within = |(a, b, weight): (i64, i64, f64)| (a.max(from), b.min(until), weight);
         spans.into_iter().map(within).filter(|(a, b, _)| a < b).collect()
@@ -147,7 +147,7 @@ impl Profile {
             let style = near(&market.shelves[shelf].centre, STYLE_SPREAD, rng);
             Interest { shelf, style, rhythm }
         };
-        for _ in 0..rng.random_range(2..5) {
+        for _ in 0..rng.random_range(3..6) {
             interests.push(interest(Rhythm::Staple, rng));
         }
         for _ in 0..rng.random_range(3..6) {
@@ -185,7 +185,7 @@ impl Profile {
         }
         Chances {
             click: logistic(-3.3 + best.click + 2.0 * fit + market.appeal(item)),
-            conversion: logistic(-2.6 + best.conversion + 2.0 * fit),
+            conversion: logistic(-3.0 + best.conversion + 2.0 * fit),
             basket: best.basket,
         }
     }
@@ -194,7 +194,7 @@ impl Profile {
     pub(super) fn visits(&self, count: usize, rng: &mut StdRng) -> Vec<(i64, Option<usize>)> {
         #[expect(clippy::cast_precision_loss, reason = "seconds of years")]
         let mass = |(from, until, weight): (i64, i64, f64)| (until - from) as f64 * weight;
-        let mut spans: Vec<((i64, i64, f64), Option<usize>)> = vec![((self.from, self.until, 0.08), None)];
+        let mut spans: Vec<((i64, i64, f64), Option<usize>)> = vec![((self.from, self.until, 0.05), None)];
         for (place, interest) in self.interests.iter().enumerate() {
             spans.extend(interest.visited((self.from, self.until)).into_iter().map(|span| (span, Some(place))));
         }
@@ -233,13 +233,13 @@ impl Profile {
     }
 }
 
-/// A season with one to three bursts a year.
+/// A season with three to six bursts a year.
 fn season(from: i64, until: i64, rng: &mut StdRng) -> Rhythm {
     let peak = from + rng.random_range(0..YEAR);
     let mut bursts = Vec::new();
     let mut middle = peak - YEAR;
     while middle < until + YEAR {
-        for _ in 0..rng.random_range(1..4) {
+        for _ in 0..rng.random_range(3..7) {
             // The sum of two draws: more of them near the middle.
             let off = rng.random_range(-SEASON_HALF / 2..SEASON_HALF / 2)
                 + rng.random_range(-SEASON_HALF / 2..SEASON_HALF / 2);
@@ -287,10 +287,10 @@ mod tests {
         let visits = profile.visits(5_000, &mut StdRng::seed_from_u64(1));
         assert!(visits.is_sorted());
         assert!(visits.iter().all(|&(at, about)| (0..100 * DAY).contains(&at) && (about != Some(0) || at < 20 * DAY)));
-        // Masses: idle 8, habit 8, staple 8.
-        for about in [None, Some(0), Some(1)] {
+        // Masses: idle 5, habit 8, staple 5.
+        for (about, expected) in [(None, 1_389), (Some(0), 2_222), (Some(1), 1_389)] {
             let share = visits.iter().filter(|visit| visit.1 == about).count();
-            assert!((1_500..1_850).contains(&share), "{about:?} {share}");
+            assert!(share.abs_diff(expected) < 150, "{about:?} {share}");
         }
     }
 }

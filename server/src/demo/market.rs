@@ -8,11 +8,11 @@ use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 
 /// Items a visitor sees before picking the one nearest to what is wished for.
-const SEEN_PER_PICK: usize = 8;
+const SEEN_PER_PICK: usize = 32;
 /// How much more often the first items of a shelf are seen: a uniform draw to this power.
-const POPULARITY: f64 = 3.0;
+const POPULARITY: f64 = 2.0;
 /// Spread of the appeal of items, in logits per unit of content.
-const APPEAL: f32 = 2.5;
+const APPEAL: f32 = 2.0;
 /// Spread of what content does not tell about an item, in logits.
 const QUIRK: f64 = 0.05;
 

@@ -16,7 +16,7 @@ const SPAN_MAX: i64 = 1_280 * DAY;
 /// Users with this many events have come all that time.
 const HEAVY_EVENTS: usize = 1_500;
 /// How far what one visit is after lies from the user's taste.
-const WISH_SPREAD: f32 = 0.3;
+const WISH_SPREAD: f32 = 0.2;
 
 /// What one user is made from.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +72,8 @@ pub(super) fn life(market: &Market, user: &UserPlan, now: i64) -> (Profile, Vec<
         rng.random_range(30 * DAY..SPAN_MAX)
     };
     let profile = Profile::draw(market, (now - known_for, now - DAY / 4), &mut rng);
-    // A visit has 12 events in the mean; more are drawn than needed and the oldest dropped.
-    let visits = profile.visits(user.events / 10 + 4, &mut rng);
+    // A visit has 34 events in the mean; more are drawn than needed and the oldest dropped.
+    let visits = profile.visits(user.events / 32 + 4, &mut rng);
     let mut steps = Vec::with_capacity(user.events * 5 / 4 + 64);
     let mut time = profile.from;
     for (start, about) in visits {
@@ -88,10 +88,10 @@ pub(super) fn life(market: &Market, user: &UserPlan, now: i64) -> (Profile, Vec<
                 (shelf, near(&market.shelves[shelf].centre, 0.6, &mut rng), (0.01, 0.002))
             }
         };
-        for number in 0..rng.random_range(3..22) {
+        for number in 0..rng.random_range(10..60) {
             let item = market.pick(shelf, &wish, &mut rng);
             steps.push(Step { item, action: action(buying, &mut rng), time, opens: number == 0, about });
-            time += rng.random_range(5..180);
+            time += rng.random_range(5..90);
         }
     }
     steps.retain(|step| step.time < now - 60);
@@ -160,6 +160,6 @@ mod tests {
         assert!(steps[0].time < now - 900 * DAY && steps[8_999].time > now - 365 * DAY);
         assert!(profile.interests.len() > 30);
         let opened = steps.iter().filter(|step| step.opens).count();
-        assert!((600..1_200).contains(&opened), "{opened} visits");
+        assert!((250..330).contains(&opened), "{opened} visits");
     }
 }
