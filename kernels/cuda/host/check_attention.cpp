@@ -2,25 +2,11 @@
 // which of the fixed ones: every n-th (1: all).
 #include <cstdio>
 
+#include "entries_attention.hpp"
 #include "hopper_types.hpp"
 #include "world.hpp"
 
 using namespace world;
-
-#define LONGBOW_DECLARE(hd)                                                                    \
-    extern "C" void longbow_history_sm80_##hd##_bias(LongbowAttend);                           \
-    extern "C" void longbow_history_sm80_##hd##_plain(LongbowAttend);                          \
-    extern "C" void longbow_candidates_sm80_##hd##_bias(LongbowAttend);                        \
-    extern "C" void longbow_candidates_sm80_##hd##_plain(LongbowAttend);                       \
-    extern "C" void longbow_history_sm90_##hd##_bias(LongbowAttend, TensorMap, TensorMap);     \
-    extern "C" void longbow_history_sm90_##hd##_plain(LongbowAttend, TensorMap, TensorMap);    \
-    extern "C" void longbow_candidates_sm90_##hd##_bias(LongbowAttend, TensorMap, TensorMap);  \
-    extern "C" void longbow_candidates_sm90_##hd##_plain(LongbowAttend, TensorMap, TensorMap);
-
-using longbow::TensorMap;
-LONGBOW_DECLARE(32)
-LONGBOW_DECLARE(64)
-LONGBOW_DECLARE(128)
 
 namespace {
 

@@ -6,30 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "../dense.cuh"
-#include "../rows.cuh"
-#include "../topk.cuh"
+#include "entries_layers.hpp"
 
 using longbow::shim::bf16;
 using longbow::shim::launch;
 using longbow::shim::to_bf16;
-
-#define LONGBOW_DENSE_FORMS(name)                              \
-    extern "C" void longbow_##name##_256(LongbowDense);        \
-    extern "C" void longbow_##name##_512(LongbowDense);        \
-    extern "C" void longbow_##name##_1024(LongbowDense);
-LONGBOW_DENSE_FORMS(project)
-LONGBOW_DENSE_FORMS(output)
-LONGBOW_DENSE_FORMS(heads)
-extern "C" void longbow_embed(LongbowEmbed);
-extern "C" void longbow_heads_output(LongbowHeads);
-extern "C" void longbow_copy_rows(const LongbowCopy*, uint16_t*, int64_t*, int64_t, int);
-extern "C" void longbow_top_scores_1(LongbowTopK, int);
-extern "C" void longbow_top_scores_2(LongbowTopK, int);
-extern "C" void longbow_top_scores_4(LongbowTopK, int);
-extern "C" void longbow_top_narrow(LongbowTopK, int);
-extern "C" void longbow_top_gather(LongbowTopK);
-extern "C" void longbow_top_sort(LongbowTopK);
 
 namespace {
 

@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #include "../hopper.cuh"
+#include "entries_attention.hpp"
+#include "entries_layers.hpp"
 
 using longbow::TensorMap;
 
@@ -43,35 +45,6 @@ Call kernel(void (*f)(P...)) {
 }
 
 }  // namespace
-
-#define LONGBOW_ATTENTION(hd)                                                                  \
-    extern "C" void longbow_history_sm80_##hd##_bias(LongbowAttend);                           \
-    extern "C" void longbow_history_sm80_##hd##_plain(LongbowAttend);                          \
-    extern "C" void longbow_candidates_sm80_##hd##_bias(LongbowAttend);                        \
-    extern "C" void longbow_candidates_sm80_##hd##_plain(LongbowAttend);                       \
-    extern "C" void longbow_history_sm90_##hd##_bias(LongbowAttend, TensorMap, TensorMap);     \
-    extern "C" void longbow_history_sm90_##hd##_plain(LongbowAttend, TensorMap, TensorMap);    \
-    extern "C" void longbow_candidates_sm90_##hd##_bias(LongbowAttend, TensorMap, TensorMap);  \
-    extern "C" void longbow_candidates_sm90_##hd##_plain(LongbowAttend, TensorMap, TensorMap);
-LONGBOW_ATTENTION(32)
-LONGBOW_ATTENTION(64)
-LONGBOW_ATTENTION(128)
-#define LONGBOW_LAYER(name)                             \
-    extern "C" void longbow_##name##_256(LongbowDense); \
-    extern "C" void longbow_##name##_512(LongbowDense); \
-    extern "C" void longbow_##name##_1024(LongbowDense);
-LONGBOW_LAYER(project)
-LONGBOW_LAYER(output)
-LONGBOW_LAYER(heads)
-extern "C" void longbow_embed(LongbowEmbed);
-extern "C" void longbow_heads_output(LongbowHeads);
-extern "C" void longbow_copy_rows(const LongbowCopy*, uint16_t*, int64_t*, int64_t, int);
-extern "C" void longbow_top_scores_1(LongbowTopK, int);
-extern "C" void longbow_top_scores_2(LongbowTopK, int);
-extern "C" void longbow_top_scores_4(LongbowTopK, int);
-extern "C" void longbow_top_narrow(LongbowTopK, int);
-extern "C" void longbow_top_gather(LongbowTopK);
-extern "C" void longbow_top_sort(LongbowTopK);
 
 namespace {
 
