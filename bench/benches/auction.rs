@@ -151,7 +151,7 @@ fn auction(c: &mut Criterion) {
     let (terms, mut slot) = request();
     slot.floor = Micros(500);
     let euro = Currency::parse("EUR").unwrap();
-    let fx = FxTable::new([(euro, 1_090_000)]);
+    let fx = FxTable::new([(euro, 1_090_000_000_000)]);
     let mut candidates = Vec::with_capacity(500);
     for (what, currency) in [("", Currency::USD), (", converted", euro)] {
         let terms = Terms { currencies: vec![currency], ..terms.clone() };

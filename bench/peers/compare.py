@@ -1,7 +1,8 @@
-"""Longbow and PyTorch in turn on the same cores: matrix products, attention, the whole encoder. Ends with one line of JSON.
+"""Longbow and PyTorch in turn on the same cores: matrix products, attention, the whole encoder. Prints a table with the goals, with
+--json one line of JSON after it.
 
-On a shared machine both suffer, PyTorch's threads more, since they wait for each other by spinning. So the comparison is kept
-against us: theirs is the fastest of all calls, ours the median of medians.
+Ratios of medians are what the goals speak of. On a shared machine both sides suffer, PyTorch's threads more, since they wait for
+each other by spinning: the column "worst" therefore holds our median against the fastest of all their calls.
 """
 
 import argparse
@@ -25,18 +26,22 @@ def clock(args):
     return time.thread_time if args.threads == 1 else time.perf_counter
 
 
+# PyTorch's threads spin for a while after their last call; ours are not to be measured beside them.
+SPIN_S = 0.3
+
+
 def seconds(args, work, least=0.5, most=200):
-    """Fastest time of one call, repeated for `least` seconds or `most` times."""
+    """Median and fastest time of one call, repeated for `least` seconds or `most` times."""
     taken, start = [], time.perf_counter()
     while len(taken) < most and (not taken or time.perf_counter() - start < least):
         before = clock(args)()
         work()
         taken.append(clock(args)() - before)
-    return min(taken)
+    return statistics.median(taken), min(taken)
 
 
 def products(args):
-    """GFLOP/s of each library's matrix product."""
+    """GFLOP/s of each library's matrix product: median and fastest."""
     m, k, n = PRODUCT
     a, b, c = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
     na, nb, nc = a.numpy(), b.numpy(), c.numpy()
@@ -51,12 +56,13 @@ def products(args):
         onednn, dense = torch.utils.mkldnn.to_mkldnn(linear), a.to_mkldnn()
         runs["onednn f32 (mkldnn linear)"] = lambda: onednn(dense)
         flops = 2 * m * k * n
-        return {name: flops / seconds(args, run) / 1e9 for name, run in runs.items()}
+        return {name: [flops / s / 1e9 for s in seconds(args, run)] for name, run in runs.items()}
 
 
 def longbow(args, command, *arguments):
     threads = ["--threads", str(args.threads), *(["--cpu-time"] if args.threads == 1 else [])]
     run = [args.binary, command, "--n", str(args.n), *threads, *arguments, "--json"]
+    time.sleep(SPIN_S)
     line = subprocess.run(run, check=True, capture_output=True, text=True)
     return json.loads(line.stdout.strip().splitlines()[-1])
 
@@ -78,7 +84,7 @@ def attention_runs(args, heads, dim):
 
 
 def in_turn(args, ours, runs):
-    """Our figures and their fastest times (ms) over rounds in which each runs once."""
+    """Our figures, and the median and the fastest of their times (ms), over rounds in which each runs once."""
     for run in runs.values():
         run()
     own, theirs = [], {name: [] for name in runs}
@@ -88,34 +94,55 @@ def in_turn(args, ours, runs):
             before = clock(args)()
             run()
             theirs[name].append((clock(args)() - before) * 1e3)
-    return own, {name: min(list_) for name, list_ in theirs.items()}
+    return own, {name: [statistics.median(taken), min(taken)] for name, taken in theirs.items()}
 
 
 def best(theirs, word):
-    return min((ms for name, ms in theirs.items() if word in name), default=None)
+    """Of the forms with `word` in their name: the least median and the least of all times."""
+    found = [times for name, times in theirs.items() if word in name]
+    return [min(column) for column in zip(*found)] if found else None
+
+
+def over(theirs, ours):
+    """How many times ours goes into theirs: by medians, and our median against their fastest."""
+    return [ms / ours for ms in theirs] if theirs else None
+
+
+def median_of(figures, pick):
+    return statistics.median(pick(f) for f in figures)
 
 
 def compare_attention(args, heads, dim):
-    products_seen = []
+    """One shape: ours in f32 and with keys and values in bf16, the products of the same rounds, PyTorch's forms."""
+    seen, rounded = [], []
+    shape = ("--heads", str(heads), "--dim", str(dim), "--rounds", "5")
 
     def ours():
-        products_seen.append(products(args))
-        return longbow(args, "attention", "--heads", str(heads), "--dim", str(dim), "--rounds", "5")
+        seen.append(products(args))
+        rounded.append(longbow(args, "attention", *shape, "--dtype", "bf16"))
+        return longbow(args, "attention", *shape)
 
     own, theirs = in_turn(args, ours, attention_runs(args, heads, dim))
-    gflops = statistics.median(f["gflops"] for f in own)
-    product = {name: max(p[name] for p in products_seen) for name in products_seen[0]}
-    fastest = max(speed for name, speed in product.items() if "f32" in name)
+    product = {name: [median_of(seen, lambda p, n=name: p[n][0]), max(p[name][1] for p in seen)] for name in seen[0]}
+    sgemm = [max(speeds) for speeds in zip(*(speeds for name, speeds in product.items() if "f32" in name))]
+    gflops, gflops16 = median_of(own, lambda f: f["gflops"]), median_of(rounded, lambda f: f["gflops"])
+    ms, ms16 = median_of(own, lambda f: f["causal_ms"]), median_of(rounded, lambda f: f["causal_ms"])
     return {
         "heads": heads,
         "dim": dim,
-        "ours_ms": statistics.median(f["causal_ms"] for f in own),
+        "isa": own[0]["isa"],
+        "ours_ms": ms,
+        "ours_bf16_ms": ms16,
         "ours_gflops": gflops,
-        "ours_product_gflops": statistics.median(f["sgemm_gflops"] for f in own),
+        "ours_bf16_gflops": gflops16,
+        "ours_product_gflops": median_of(own, lambda f: f["sgemm_gflops"]),
         "products_gflops": product,
-        "over_best_product": gflops / fastest,
+        "over_best_product": [gflops / speed for speed in sgemm],
+        "bf16_over_best_product": [gflops16 / speed for speed in sgemm],
+        "history_over_candidates_bf16": median_of(rounded, lambda f: f["causal_ms"] / f["candidates_ms"]),
         "theirs_ms": theirs,
-        "faster_than_compiled_f32": best(theirs, "f32, chunks") / statistics.median(f["causal_ms"] for f in own),
+        "faster_than_compiled_f32": over(best(theirs, "compiled f32"), ms),
+        "bf16_faster_than_compiled_bf16": over(best(theirs, "compiled bf16"), ms16),
     }
 
 
@@ -124,16 +151,31 @@ def compare_encoder(args):
     rows, times = w.user(args.n)
     runs = {}
     for chunk in args.chunks:
-        runs[f"compiled f32, chunks of {chunk}"] = lambda f=hstu.Chunked(w, chunk): f(rows, times)
+        for dtype, name in ((torch.float32, "f32"), (torch.bfloat16, "bf16")):
+            runs[f"compiled {name}, chunks of {chunk}"] = lambda f=hstu.Chunked(w, chunk, dtype): f(rows, times)
     if args.eager:
         runs["eager f32"] = lambda: hstu.eager(w, rows, times)
-    own, theirs = in_turn(args, lambda: longbow(args, "encoder", "--rounds", "3"), runs)
-    cold = statistics.median(f["at"]["cold"]["advance_ms"] + f["at"]["cold"]["finish_ms"] for f in own)
+    rounded = []
+
+    def ours():
+        rounded.append(longbow(args, "encoder", "--rounds", "3", "--dtype", "bf16"))
+        return longbow(args, "encoder", "--rounds", "3")
+
+    own, theirs = in_turn(args, ours, runs)
+
+    def encode(f):
+        return f["at"]["cold"]["advance_ms"] + f["at"]["cold"]["finish_ms"]
+
+    cold, cold16 = median_of(own, encode), median_of(rounded, encode)
     return {
         "ours_cold_ms": cold,
+        "ours_bf16_cold_ms": cold16,
         "theirs_ms": theirs,
-        "faster_than_eager": theirs["eager f32"] / cold if args.eager else None,
-        "faster_than_compiled": best(theirs, "compiled") / cold,
+        "faster_than_eager": over(best(theirs, "eager"), cold),
+        "faster_than_compiled_f32": over(best(theirs, "compiled f32"), cold),
+        "bf16_faster_than_compiled_bf16": over(best(theirs, "compiled bf16"), cold16),
+        "cold_over_warm": median_of(own, lambda f: f["cold_over_warm"]),
+        "cold_over_warm_without_scoring": median_of(own, lambda f: f["cold_over_warm_without_scoring"]),
     }
 
 
@@ -146,6 +188,38 @@ def check():
     assert error < 1e-5, f"the two PyTorch forms differ by {error}"
 
 
+def table(figures):
+    """Rows of (what, figure, by medians, worst, goal); goals for bf16 are those of a CPU with AMX."""
+    for name, speeds in figures.get("products", {}).items():
+        yield f"product 4096x256x256, {name}", f"{speeds[0]:.0f} GFLOP/s", None, None, ""
+    goals = {(2, 32): (0.75, 2.4, 4, 12), (4, 64): (0.90, 3.8, 2.8, 9)}
+    for f in figures.get("attention", []):
+        shape = f"attention H={f['heads']} d={f['dim']}"
+        goal = goals[f["heads"], f["dim"]]
+        ms, ms16 = f"{f['ours_ms']:.1f} ms", f"{f['ours_bf16_ms']:.1f} ms"
+        yield f"{shape}, f32 / best sgemm", ms, *f["over_best_product"], goal[0]
+        yield f"{shape}, bf16 / best sgemm", ms16, *f["bf16_over_best_product"], f"{goal[1]} (AMX)"
+        yield f"{shape}, f32 over PyTorch compiled", ms, *f["faster_than_compiled_f32"], goal[2]
+        yield f"{shape}, bf16 over PyTorch compiled", ms16, *f["bf16_faster_than_compiled_bf16"], f"{goal[3]} (AMX)"
+        yield f"{shape}, history over candidates, bf16", "", f["history_over_candidates_bf16"], None, "10 (AMX, d=64)"
+    f = figures.get("encoder")
+    if f:
+        cold, cold16 = f"{f['ours_cold_ms']:.1f} ms", f"{f['ours_bf16_cold_ms']:.1f} ms"
+        if f["faster_than_eager"]:
+            yield "encoder cold, f32 over PyTorch eager", cold, *f["faster_than_eager"], 40
+        yield "encoder cold, f32 over PyTorch compiled", cold, *f["faster_than_compiled_f32"], 3
+        yield "encoder cold, bf16 over PyTorch compiled", cold16, *f["bf16_faster_than_compiled_bf16"], "8 (AMX)"
+        yield "encoder, cold over warm", "", f["cold_over_warm"], None, 50
+        yield "encoder, cold over warm without scoring", "", f["cold_over_warm_without_scoring"], None, ""
+
+
+def show(figures):
+    print(f"{'':<48}{'ours':>14}{'medians':>10}{'worst':>8}  goal")
+    for what, figure, medians, worst, goal in table(figures):
+        cells = ["" if x is None else f"{x:.2f}" for x in (medians, worst)]
+        print(f"{what:<48}{figure:>14}{cells[0]:>10}{cells[1]:>8}  {goal}")
+
+
 def main():
     root = pathlib.Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description=__doc__)
@@ -155,6 +229,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2, help="1 counts CPU time: for a machine that others use too")
     parser.add_argument("--chunks", type=int, nargs="+", default=[128, 256, 512], help="rows of a chunk of the compiled form")
     parser.add_argument("--eager", action=argparse.BooleanOptionalAction, default=True, help="measure the eager form too (needs 8 GiB)")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--only", choices=["products", "attention", "encoder"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -167,8 +242,9 @@ def main():
         figures["attention"] = [compare_attention(args, 2, 32), compare_attention(args, 4, 64)]
     if args.only in (None, "encoder"):
         figures["encoder"] = compare_encoder(args)
-    print(json.dumps(figures, indent=2))
-    print(json.dumps(figures))
+    show(figures)
+    if args.json:
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ pub(crate) struct AttentionArgs {
     /// Numbers that keys and values are kept in: f32 or bf16.
     #[arg(long, default_value_t = KvFormat::F32)]
     pub(crate) dtype: KvFormat,
+    /// Leave the bias out: what it costs.
+    #[arg(long)]
+    pub(crate) no_bias: bool,
     /// Instruction set: portable, avx2, avx512 or amx (default: the best this machine has).
     #[arg(long)]
     pub(crate) isa: Option<Isa>,
@@ -82,6 +85,7 @@ struct Figures {
     isa: String,
     dtype: String,
     threads: usize,
+    biased: bool,
     n: u32,
     heads: u32,
     dim: u32,
@@ -107,6 +111,7 @@ fn measure(args: &AttentionArgs) -> anyhow::Result<Figures> {
     let clock = Clock::new(args.cpu_time, engine.threads())?;
     let (n, d, heads) = (args.n as usize, args.dim as usize, args.heads as usize);
     let mut world = World::new(Shape { heads, d_qk: d, d_v: d }, n, args.candidates as usize, args.dtype)?;
+    world.biased = !args.no_bias;
     let (m, k, cols) = PRODUCT;
     let (a, b, mut c) = (vec![0.5_f32; m * k], vec![0.25_f32; k * cols], vec![0.0_f32; m * cols]);
     let (a, b) = (MatrixRef::dense(&a, m, k)?, PackedMatrix::new(MatrixRef::dense(&b, k, cols)?));
@@ -130,6 +135,7 @@ fn measure(args: &AttentionArgs) -> anyhow::Result<Figures> {
         isa: engine.isa().to_string(),
         dtype: args.dtype.to_string(),
         threads: engine.threads(),
+        biased: !args.no_bias,
         n: args.n,
         heads: args.heads,
         dim: args.dim,

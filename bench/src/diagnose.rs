@@ -6,9 +6,10 @@ mod world;
 
 use crate::out;
 use clap::{Args, ValueEnum};
-use faults::{Fault, faults};
+use faults::{Fault, faults, first_price_faults};
 use longbow::auction::diagnose::{Diagnosis, diagnose};
 use serde::Serialize;
+use world::Size;
 
 /// Judges the diagnosis "why did my return change?" on planted faults.
 #[derive(Args)]
@@ -25,6 +26,9 @@ pub(crate) struct DiagnoseArgs {
     /// How the others' bids lie: as the diagnosis supposes, or otherwise
     #[arg(long, value_enum, default_value_t = Prices::Lognormal)]
     prices: Prices,
+    /// The winner pays its own bid, and bids are shaded as the server does it; five more faults
+    #[arg(long)]
+    first_price: bool,
     /// End with one line of JSON
     #[arg(long)]
     json: bool,
@@ -86,8 +90,8 @@ fn rounding(told: &Diagnosis) -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn case(fault: &Fault, seed: u64, (auctions, prices): (u32, Prices)) -> anyhow::Result<Case> {
-    let (before, after) = world::two_days(fault, seed, (auctions, prices))?;
+fn case(fault: &Fault, seed: u64, size: Size) -> anyhow::Result<Case> {
+    let (before, after) = world::two_days(fault, seed, size)?;
     let told = diagnose(&before, &after)?;
     let named = told.cause.map_or_else(|| "nothing".to_owned(), |cause| label(cause, told.cause_name.as_deref()));
     let moved = told.parts.iter().filter(|part| part.moved);
@@ -106,8 +110,10 @@ fn case(fault: &Fault, seed: u64, (auctions, prices): (u32, Prices)) -> anyhow::
 /// Runs the command.
 pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<()> {
     let mut cases = Vec::new();
-    for (number, fault) in (0u64..).zip(faults()) {
-        cases.push(case(&fault, args.seed.wrapping_mul(1_000).wrapping_add(number), (args.auctions, args.prices))?);
+    let size = Size { auctions: args.auctions, prices: args.prices, first_price: args.first_price };
+    let all = if args.first_price { first_price_faults() } else { faults() };
+    for (number, fault) in (0u64..).zip(all) {
+        cases.push(case(&fault, args.seed.wrapping_mul(1_000).wrapping_add(number), size)?);
     }
     let rows: Vec<Vec<String>> = cases
         .iter()
@@ -138,19 +144,33 @@ pub(crate) fn run(args: &DiagnoseArgs) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn planted_faults_are_named() {
-        let cases: Vec<Case> = (0u64..)
-            .zip(faults())
-            .map(|(number, fault)| case(&fault, 7_000 + number, (150_000, Prices::Lognormal)).unwrap())
-            .collect();
+    fn judge(all: Vec<Fault>, size: Size) -> Vec<Case> {
+        (0u64..).zip(all).map(|(number, fault)| case(&fault, 7_000 + number, size).unwrap()).collect()
+    }
+
+    fn check(cases: &[Case], least: usize) {
         let right = cases.iter().filter(|case| case.right).count();
         let wrong: Vec<String> =
             cases.iter().filter(|c| !c.right).map(|c| format!("{}: {}", c.fault, c.named)).collect();
-        assert_eq!(cases.len(), 24);
-        assert!(right >= 22, "{right} right; {wrong:?}");
+        assert!(right >= least, "{right} right; {wrong:?}");
         assert!(cases.iter().all(|case| case.rounding < 1e-9));
         let blames: Vec<&String> = cases.iter().flat_map(|case| &case.false_blames).collect();
         assert!(blames.is_empty(), "{blames:?}");
+    }
+
+    #[test]
+    fn planted_faults_are_named() {
+        let size = Size { auctions: 150_000, prices: Prices::Lognormal, first_price: false };
+        let cases = judge(faults(), size);
+        assert_eq!(cases.len(), 24);
+        check(&cases, 22);
+    }
+
+    #[test]
+    fn planted_faults_are_named_where_bids_are_shaded() {
+        let size = Size { auctions: 150_000, prices: Prices::Lognormal, first_price: true };
+        let cases = judge(first_price_faults(), size);
+        assert_eq!(cases.len(), 29);
+        check(&cases, 27);
     }
 }

@@ -1,5 +1,6 @@
 //! `longbow-bench encoder`: the whole encoder on one user: cold, warm, against the length of the history, and what it allocates.
 
+mod profile;
 mod user;
 
 use std::alloc::System;
@@ -15,6 +16,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use crate::clock::Clock;
 use crate::out;
 use crate::plot::Plot;
+use profile::Split;
 use user::User;
 
 #[global_allocator]
@@ -28,7 +30,7 @@ const SLOPE_FROM: usize = 2_000;
 /// Measures the encoder alone: a history encoded cold, a warm request behind it, both against the length.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  longbow-bench encoder\n  longbow-bench encoder --n 10000 --curve --plot bench/encoder.svg --json\n  longbow-bench encoder --dtype bf16 --threads 1"
+    after_help = "Examples:\n  longbow-bench encoder\n  longbow-bench encoder --n 10000 --curve --plot bench/encoder.svg --json\n  longbow-bench encoder --dtype bf16 --threads 1\n  longbow-bench encoder --profile --threads 1 --cpu-time"
 )]
 pub(crate) struct EncoderArgs {
     /// Events in the history.
@@ -67,6 +69,9 @@ pub(crate) struct EncoderArgs {
     /// Rounds; medians are reported.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
+    /// Tell where the microseconds of a warm request go, stage by stage.
+    #[arg(long)]
+    profile: bool,
     /// Measure lengths from 500 to 20,000 too.
     #[arg(long)]
     curve: bool,
@@ -125,6 +130,7 @@ struct Figures {
     cold_over_warm_without_scoring: f64,
     state_bytes: usize,
     allocations: Allocations,
+    profile: Vec<profile::Row>,
     curve: Vec<Point>,
     slope_cold: Option<f64>,
     slope_warm: Option<f64>,
@@ -136,6 +142,8 @@ struct Bench<'a> {
     clock: Clock,
     encoder: CpuEncoder,
     user: User,
+    /// Of the last request.
+    split: Split,
 }
 
 fn millis(from: Duration, to: Duration) -> f64 {
@@ -148,8 +156,9 @@ fn medians(list: &[Stages]) -> Stages {
 }
 
 impl Bench<'_> {
-    /// One request on the first `n` events; also counts what it allocates.
+    /// One request on the first `n` events; also counts what it allocates, and where its time goes if the encoder is watched.
     fn request(&mut self, state: &mut UserState, n: usize) -> anyhow::Result<(Stages, Allocations)> {
+        self.encoder.take_stages();
         let (window, items) = (self.user.window(n), self.user.items());
         let query_time = self.user.time_after(n);
         let mut region = Region::new(ALLOCATOR);
@@ -162,13 +171,17 @@ impl Bench<'_> {
         let start = self.clock.now();
         self.encoder.advance(&mut [Advance { state: &mut *state, window, items, rows_max: usize::MAX }])?;
         let (advance_ms, advance) = (millis(start, self.clock.now()), calls(&mut region));
+        self.split.stages[0] = self.encoder.take_stages();
         let start = self.clock.now();
         let encoded = self.encoder.finish(&[Finish { state: &*state, window, items, query_time }])?;
         let (finish_ms, finish) = (millis(start, self.clock.now()), calls(&mut region));
+        self.split.stages[1] = self.encoder.take_stages();
         let start = self.clock.now();
         let job = Score { encoded: &encoded[0], items, candidates: self.user.candidates() };
         let scores = self.encoder.score(&[job])?;
         let (score_ms, score) = (millis(start, self.clock.now()), calls(&mut region));
+        self.split.stages[2] = self.encoder.take_stages();
+        self.split.whole = [advance_ms, finish_ms, score_ms].map(|ms| Duration::from_secs_f64(ms / 1e3));
         anyhow::ensure!(scores[0].len() == self.user.candidates().len(), "a score for each candidate");
         Ok((Stages { advance_ms, finish_ms, score_ms }, Allocations { advance, finish, score, bytes }))
     }
@@ -194,6 +207,28 @@ impl Bench<'_> {
     }
 }
 
+impl Bench<'_> {
+    /// Where the time of warm requests at the asked length goes.
+    fn profile(&mut self) -> anyhow::Result<Vec<profile::Row>> {
+        let clock = self.clock;
+        self.encoder.watch(Box::new(move || clock.now()));
+        let (n, new) = (self.args.n as usize, self.args.new as usize);
+        let mut splits = Vec::new();
+        let mut full = self.encoder.new_state();
+        self.request(&mut full, n)?;
+        for _ in 0..self.args.rounds {
+            let mut state = full.clone();
+            for after in 1..=4 {
+                self.request(&mut state, n + after * new)?;
+                if after > 1 {
+                    splits.push(self.split);
+                }
+            }
+        }
+        Ok(profile::rows(&splits))
+    }
+}
+
 /// The power of the length that the times follow: least squares in logarithms from `SLOPE_FROM` on.
 #[expect(clippy::cast_precision_loss, reason = "lengths are small")]
 fn slope(points: &[Point], of: impl Fn(&Point) -> f64) -> Option<f64> {
@@ -212,10 +247,11 @@ fn measure(args: &EncoderArgs) -> anyhow::Result<Figures> {
     let user = User::new(args, longest + 5 * args.new as usize)?;
     let (isa, threads) = (engine.isa().to_string(), engine.threads());
     let clock = Clock::new(args.cpu_time, threads)?;
-    let encoder = CpuEncoder::with_format(Arc::clone(user.model()), engine, args.dtype);
-    let mut bench = Bench { args, clock, encoder, user };
+    let encoder = CpuEncoder::new(Arc::clone(user.model()), engine).keeping(args.dtype);
+    let mut bench = Bench { args, clock, encoder, user, split: Split::default() };
     bench.at(1_000.min(args.n as usize), 1)?;
     let (at, allocations, state_bytes) = bench.at(args.n as usize, args.rounds)?;
+    let profile = if args.profile { bench.profile()? } else { Vec::new() };
     let mut curve = Vec::new();
     if args.curve {
         for n in LENGTHS {
@@ -238,6 +274,7 @@ fn measure(args: &EncoderArgs) -> anyhow::Result<Figures> {
             / (at.warm.advance_ms + at.warm.finish_ms),
         state_bytes,
         allocations,
+        profile,
         slope_cold: slope(&curve, |p| p.cold.advance_ms + p.cold.finish_ms),
         slope_warm: slope(&curve, |p| p.warm.total()),
         curve,
@@ -273,6 +310,9 @@ pub(crate) fn run(args: &EncoderArgs) -> anyhow::Result<()> {
         "allocations of a warm request: {} in advance, {} in finish, {} in score, {} bytes; the state holds {} bytes",
         a.advance, a.finish, a.score, a.bytes, f.state_bytes
     ));
+    if !f.profile.is_empty() {
+        profile::show(&f.profile, args.n);
+    }
     if let (Some(cold), Some(warm)) = (f.slope_cold, f.slope_warm) {
         out::line(format!("time grows as n^{cold:.2} cold and n^{warm:.2} warm, from {SLOPE_FROM} events on"));
     }

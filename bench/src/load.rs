@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use traffic::{Recipe, Source};
 
+/// Share of failed requests in the first step above which nothing was measured.
+const ERRORS_MAX: f64 = 0.5;
 /// Most steps of one sweep.
 const STEPS_MAX: usize = 40;
 
@@ -115,7 +117,12 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     };
     for step in 0..STEPS_MAX {
         let figures = args.step(&target, rate, args.seconds, args.recipe.seed + step as u64)?;
-        out::line(format!("{rate:.0} requests/s offered: p50 {:.2} ms, p99 {:.2} ms", figures.p50_ms, figures.p99_ms));
+        let failed = match figures.error_share {
+            share if share > 0.0 => format!(", {:.1}% failed (not in the percentiles)", share * 100.0),
+            _ => String::new(),
+        };
+        let (p50, p99) = (figures.p50_ms, figures.p99_ms);
+        out::line(format!("{rate:.0} requests/s offered: p50 {p50:.2} ms, p99 {p99:.2} ms{failed}"));
         let holds = args.holds(&figures);
         report.steps.push(figures);
         if holds {
@@ -160,7 +167,12 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         latency_curve(&report.steps, args.p99_ms).draw(path)?;
         out::line(format!("plot: {}", path.display()));
     }
-    out::json(args.json, &report)
+    out::json(args.json, &report)?;
+    // A run that hardly anybody answered measured nothing.
+    if let Some(step) = report.steps.first().filter(|step| step.error_share > ERRORS_MAX) {
+        bail!("{:.0}% of the requests to {} failed: is the server up?", step.error_share * 100.0, args.url);
+    }
+    Ok(())
 }
 
 /// Percentiles over the offered rate, with the latency bound.

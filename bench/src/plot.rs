@@ -66,7 +66,13 @@ impl Plot<'_> {
     where
         X: Ranged<ValueType = f64> + ValueFormatter<f64> + 'a,
     {
-        chart.configure_mesh().x_desc(self.across).y_desc("milliseconds").light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc(self.across)
+            .x_label_formatter(&|x| label(*x, self.across_log))
+            .y_desc("milliseconds")
+            .light_line_style(WHITE)
+            .draw()?;
         for ((name, points), colour) in self.lines.iter().zip(COLOURS) {
             let points: Vec<(f64, f64)> = points.iter().map(|&(x, ms)| (x, ms.max(low))).collect();
             chart
@@ -88,5 +94,24 @@ impl Plot<'_> {
             .position(SeriesLabelPosition::UpperLeft)
             .draw()?;
         Ok(())
+    }
+}
+
+/// What stands at a place of the horizontal axis: on a logarithmic one nothing at 6, 7, 8 and 9 times a power of ten, where there is
+/// no room.
+fn label(x: f64, log: bool) -> String {
+    let crowded = log && x > 0.0 && x / 10_f64.powf(x.log10().floor()) > 5.5;
+    if crowded { String::new() } else { format!("{x:.0}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn crowded_places_of_a_logarithmic_axis_stay_empty() {
+        let shown = |x| label(x, true);
+        assert_eq!([shown(1_000.0), shown(5_000.0), shown(9_000.0), shown(20_000.0)], ["1000", "5000", "", "20000"]);
+        assert_eq!(label(900.0, false), "900");
     }
 }

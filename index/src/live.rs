@@ -30,7 +30,8 @@ use writer::Writer;
 use crate::frozen::{Frozen, arrange};
 use crate::options::IndexOptions;
 use crate::plan::Effort;
-use crate::rows::normalise;
+use crate::query::check_query;
+use crate::rows::{normalise, pad};
 use crate::{Hits, IndexError, Kind, Query, Retriever, persist};
 
 /// A live index. All methods take `&self`; share it in an `Arc`.
@@ -261,6 +262,16 @@ impl LiveIndex {
         options.check()?;
         let snapshot = persist::load(directory, &options)?;
         Ok(Self::from_snapshot(snapshot, options))
+    }
+
+    /// The best `query.k` of the items in `slots`, each named once: candidates that were found elsewhere, under the scores that
+    /// every search of this index gives. Those that are gone are left out; `query.eligible` is not looked at.
+    ///
+    /// # Errors
+    /// As [`search`](Retriever::search).
+    pub fn best_of(&self, query: &Query<'_>, slots: &[u32]) -> Result<Hits, IndexError> {
+        check_query(0, query, self.inner.options.dim)?;
+        Ok(self.inner.current.load().best_of(&pad(query.vector), query.k, slots))
     }
 
     fn search_way(&self, queries: &[Query<'_>], way: Way) -> Result<Vec<Hits>, IndexError> {

@@ -12,13 +12,15 @@ use crate::{Bitmap, Hits, IndexError};
 
 /// Queries of the sample.
 const QUERIES: usize = 48;
+/// Kinds of queries, by the number of items that they lie among.
+const KINDS: [usize; 3] = [1, 2, 8];
 /// Results each asks for: what a request does, roughly.
 const K: usize = 200;
 
 /// Times the candidates fetched may be doubled when compressed codes rank too coarsely for the recall asked for.
 const OVERFETCH_DOUBLINGS: u32 = 3;
 
-/// The fewest lists whose mean recall on the sample is at least `recall_min`. All of them when nothing less does: the planner then scans,
+/// The fewest lists with which the mean recall of each kind of query is at least `recall_min`. All of them when nothing less does: the planner then scans,
 /// which costs less and finds everything.
 pub(crate) fn tune(
     frozen: &Frozen,
@@ -63,7 +65,8 @@ struct Sample {
 }
 
 impl Sample {
-    /// Half of the queries are items, half lie between two items: users are rarely where an item is.
+    /// A third of the queries are items, a third lie between two items, and a third among eight: the query of a user with many
+    /// interests is near none of them, and its results lie in many lists.
     fn new(frozen: &Frozen) -> Self {
         let rows = frozen.rows();
         let count = QUERIES.min(rows.len());
@@ -71,12 +74,13 @@ impl Sample {
         let queries: Vec<Vec<f32>> = (0..count)
             .map(|index| {
                 let at = index * rows.len() / count;
-                if index % 2 == 0 {
-                    pad(row(at))
-                } else {
-                    let other = row(at + rows.len() / 2 + index);
-                    pad(&row(at).iter().zip(other).map(|(a, b)| a + b).collect::<Vec<f32>>())
+                let mixed = KINDS[index % KINDS.len()];
+                let mut query = pad(row(at));
+                for other in 1..mixed {
+                    let other = row(at + other * rows.len() / mixed + index);
+                    query.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
                 }
+                query
             })
             .collect();
         let k = K.min(rows.len() / 10).max(1);
@@ -89,17 +93,18 @@ impl Sample {
         Self { queries, truth, all, k }
     }
 
-    /// Mean recall when `probes` lists are visited.
+    /// Mean recall when `probes` lists are visited, of the kind of query that fares worst.
     fn recall(&self, frozen: &Frozen, lists: &Lists, probes: usize, overfetch: usize) -> Result<f32, IndexError> {
         let eligible = frozen.len();
         let fetch = fetch_count(lists.shape(), Effort { nprobe: probes, overfetch }, eligible, self.k);
-        let mut sum = 0.0;
-        for (query, truth) in self.queries.iter().zip(&self.truth) {
+        let mut kinds = [(0.0_f32, 0.0_f32); KINDS.len()];
+        for (at, (query, truth)) in self.queries.iter().zip(&self.truth).enumerate() {
             let mut top = TopK::new(self.k);
             lists.search(frozen, &Probe { query, mask: &self.all, eligible, nprobe: probes, fetch }, &mut top)?;
-            sum += top.into_hits().recall_against(truth);
+            let (sum, count) = &mut kinds[at % KINDS.len()];
+            *sum += top.into_hits().recall_against(truth);
+            *count += 1.0;
         }
-        #[expect(clippy::cast_precision_loss, reason = "a small count")]
-        Ok(sum / self.queries.len() as f32)
+        Ok(kinds.iter().filter(|(_, count)| *count > 0.0).map(|(sum, count)| sum / count).fold(1.0, f32::min))
     }
 }

@@ -42,6 +42,11 @@ LONGBOW_FN uint32_t atomic_add(uint32_t* p, uint32_t v) { return atomicAdd(p, v)
 LONGBOW_FN float divide_fast(float a, float b) { return __fdividef(a, b); }
 LONGBOW_FN uint4 load_streaming(const void* p) { return __ldcs(static_cast<const uint4*>(p)); }
 LONGBOW_FN int count_bits(uint32_t v) { return __popc(v); }
+LONGBOW_FN int nearest(float x) { return __float2int_rn(x); }
+// c + the inner product of four int8 and four int8.
+LONGBOW_FN int32_t dot4(uint32_t a, uint32_t b, int32_t c) {
+    return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
+}
 
 // tanh in one MUFU operation, relative error 2^-11.
 LONGBOW_FN float tanh_fast(float x) {

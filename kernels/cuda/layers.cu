@@ -30,14 +30,18 @@ LONGBOW_KERNEL void LONGBOW_BOUNDS(256, 1)
     longbow::copy_rows(copies, pool, times, page_stride, head_dim);
 }
 
-#define LONGBOW_TOP(loads)                                                                                    \
-    LONGBOW_KERNEL void LONGBOW_BOUNDS(512, 1) longbow_top_scores_##loads(LONGBOW_PARAM LongbowTopK p, int lanes) { \
-        LONGBOW_SHARED(memory);                                                                               \
-        longbow::top_scores<loads>(p, lanes, memory);                                                         \
+#define LONGBOW_TOP(name, query, loads)                                                                     \
+    LONGBOW_KERNEL void LONGBOW_BOUNDS(512, 1) longbow_top_##name##_##loads(LONGBOW_PARAM LongbowTopK p, int lanes) { \
+        LONGBOW_SHARED(memory);                                                                             \
+        longbow::top_scores<longbow::query, loads>(p, lanes, memory);                                       \
     }
-LONGBOW_TOP(1)
-LONGBOW_TOP(2)
-LONGBOW_TOP(4)
+LONGBOW_TOP(scores, QueryBf16, 1)
+LONGBOW_TOP(scores, QueryBf16, 2)
+LONGBOW_TOP(scores, QueryBf16, 4)
+LONGBOW_TOP(bytes, QueryInt8, 1)
+LONGBOW_TOP(bytes, QueryInt8, 2)
+
+LONGBOW_KERNEL void LONGBOW_BOUNDS(256, 1) longbow_put_rows(LONGBOW_PARAM LongbowPutRows p) { longbow::put_rows(p); }
 
 LONGBOW_KERNEL void LONGBOW_BOUNDS(512, 1) longbow_top_narrow(LONGBOW_PARAM LongbowTopK p, int pass) {
     LONGBOW_SHARED(memory);

@@ -165,7 +165,8 @@ static_assert(sizeof(LongbowCopy) == 16, "as in src/cuda/params.rs");
 // The k best of `rows` vectors by inner product with each query, ties by the smaller row. The second dimension of the
 // grid counts queries; scratch is laid out query by query.
 struct LongbowTopK {
-    const uint16_t* vectors;    // [rows, dim]
+    const void* vectors;        // [rows, dim] bf16, or int8 in the kernels for these
+    const float* scales;        // int8: [rows], what 1 stands for in each row
     const float* queries;       // [queries, dim]
     const uint64_t* eligible;   // bit r % 64 of word r / 64: row r may be found; null: all may
     uint32_t* keys;             // [queries, rows]: scores as numbers that order alike; 0: not eligible
@@ -176,9 +177,22 @@ struct LongbowTopK {
     uint32_t* out_rows;         // [queries, k]; UINT32_MAX past the end
     float* out_scores;          // [queries, k]
     int64_t rows;               // below 2^32 - 1
-    int32_t dim;                // a multiple of 8, at most 1024
+    int64_t eligible_words;     // from the bitmap of one query to that of the next; 0: all share one
+    int32_t dim;                // a multiple of 8, or of 16 for int8; at most 1024
     int32_t k;                  // 1 to 1024
     int32_t block_rows;         // rows of one block
     int32_t reserved;
 };
-static_assert(sizeof(LongbowTopK) == 104, "as in src/cuda/params.rs");
+static_assert(sizeof(LongbowTopK) == 120, "as in src/cuda/params.rs");
+
+// Rows of vectors that change: row i of `numbers` and `new_scales` goes to row `rows[i]`; no row is listed twice.
+struct LongbowPutRows {
+    const uint32_t* rows;
+    const void* numbers;       // [count, row_bytes]
+    const float* new_scales;   // [count]; null for bf16
+    void* vectors;
+    float* scales;             // null for bf16
+    int32_t count;
+    int32_t row_bytes;         // a multiple of 16
+};
+static_assert(sizeof(LongbowPutRows) == 48, "as in src/cuda/params.rs");

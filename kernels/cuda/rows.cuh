@@ -60,4 +60,16 @@ LONGBOW_FN void copy_rows(const LongbowCopy* copies, uint16_t* pool, int64_t* ti
     }
 }
 
+// New numbers to the rows of vectors that changed: one warp a row.
+LONGBOW_FN void put_rows(const LongbowPutRows& p) {
+    const int lane = thread_index() % 32, pieces = p.row_bytes / 16;
+    const int at = block_index() * (kRowThreads / 32) + thread_index() / 32;
+    if (at >= p.count) return;
+    const int64_t row = p.rows[at];
+    const uint4* from = static_cast<const uint4*>(p.numbers) + static_cast<int64_t>(at) * pieces;
+    uint4* to = static_cast<uint4*>(p.vectors) + row * pieces;
+    for (int i = lane; i < pieces; i += 32) to[i] = from[i];
+    if (lane == 0 && p.scales) p.scales[row] = p.new_scales[at];
+}
+
 }  // namespace longbow

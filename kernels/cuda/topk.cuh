@@ -1,4 +1,4 @@
-// Exact top-k by inner product: the vectors are read once, and what is left is done on 4 bytes a row. Scores become
+// Exact top-k by inner product with bf16 or int8 vectors: the vectors are read once, and what is left is done on 4 bytes a row. Scores become
 // unsigned keys that order alike; three passes of a radix selection (11 + 11 + 10 bits) find the k-th key exactly, a
 // fourth gathers what is above it and, in row order, as many equal keys as are still wanted; one block sorts the result.
 #pragma once
@@ -107,59 +107,146 @@ LONGBOW_FN void add_counts(SharedTop& s, uint32_t* to, int thread) {
     }
 }
 
-LONGBOW_FN bool may_be_found(const LongbowTopK& p, int64_t row) {
-    return !p.eligible || (p.eligible[row / 64] >> (row % 64) & 1);
+LONGBOW_FN bool may_be_found(const LongbowTopK& p, int query, int64_t row) {
+    return !p.eligible || (p.eligible[query * p.eligible_words + row / 64] >> (row % 64) & 1);
 }
+
+// A query against bf16 vectors: a lane holds LOADS pieces of 8 numbers, piece by piece where it reads those of a vector.
+template <int LOADS>
+struct QueryBf16 {
+    static constexpr int kPiece = 8;  // numbers in 16 bytes
+    float q[LOADS][kPiece];
+
+    LONGBOW_FN void read(const float* query, int within, int lanes, int pieces) {
+        LONGBOW_UNROLL
+        for (int l = 0; l < LOADS; ++l) {
+            LONGBOW_UNROLL
+            for (int i = 0; i < kPiece; ++i) {
+                const int piece = within + l * lanes;
+                q[l][i] = piece < pieces ? query[kPiece * piece + i] : 0.0f;
+            }
+        }
+    }
+
+    LONGBOW_FN float scale(const float*, int64_t) const { return 1.0f; }
+
+    // The inner product with the vector that `lanes` lanes hold together; all of them call it.
+    LONGBOW_FN float score(const uint4 (&raw)[LOADS], float, int lanes) const {
+        float sum = 0.0f;
+        LONGBOW_UNROLL
+        for (int l = 0; l < LOADS; ++l) {
+            const uint32_t words[4] = {raw[l].x, raw[l].y, raw[l].z, raw[l].w};
+            LONGBOW_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                sum += low_half(words[i]) * q[l][2 * i];
+                sum += high_half(words[i]) * q[l][2 * i + 1];
+            }
+        }
+        for (int mask = lanes / 2; mask > 0; mask >>= 1) sum += shuffle_xor(sum, mask);
+        return sum;
+    }
+};
+
+// A query against int8 vectors: itself as whole numbers of 16 bits, as two int8 each, so that four multiplications are
+// one instruction and sums are exact in any order: a vector's score errs by the rounding of its own numbers alone.
+template <int LOADS>
+struct QueryInt8 {
+    static constexpr int kPiece = 16;
+    uint32_t high[LOADS][4];
+    uint32_t low[LOADS][4];
+    float unit;
+
+    LONGBOW_FN void read(const float* query, int within, int lanes, int pieces) {
+        float most = 0.0f;
+        for (int l = 0; l < LOADS; ++l) {
+            const int piece = within + l * lanes;
+            for (int i = 0; i < kPiece && piece < pieces; ++i) {
+                const float x = query[kPiece * piece + i];
+                most = x > most ? x : -x > most ? -x : most;
+            }
+        }
+        for (int mask = lanes / 2; mask > 0; mask >>= 1) {
+            const float other = shuffle_xor(most, mask);
+            most = other > most ? other : most;
+        }
+        // 127 * 256: the high half of any number then fits.
+        unit = most / 32512.0f;
+        const float each = most > 1e-30f ? 32512.0f / most : 0.0f;
+        LONGBOW_UNROLL
+        for (int l = 0; l < LOADS; ++l) {
+            const int piece = within + l * lanes;
+            LONGBOW_UNROLL
+            for (int word = 0; word < 4; ++word) {
+                high[l][word] = low[l][word] = 0;
+                LONGBOW_UNROLL
+                for (int i = 0; i < 4; ++i) {
+                    const int whole = piece < pieces ? nearest(query[kPiece * piece + 4 * word + i] * each) : 0;
+                    const int upper = (whole + 128) >> 8;
+                    high[l][word] |= (static_cast<uint32_t>(upper) & 0xffu) << (8 * i);
+                    low[l][word] |= (static_cast<uint32_t>(whole - 256 * upper) & 0xffu) << (8 * i);
+                }
+            }
+        }
+    }
+
+    LONGBOW_FN float scale(const float* scales, int64_t row) const { return scales[row]; }
+
+    LONGBOW_FN float score(const uint4 (&raw)[LOADS], float scale, int lanes) const {
+        int32_t upper = 0, lower = 0;
+        LONGBOW_UNROLL
+        for (int l = 0; l < LOADS; ++l) {
+            const uint32_t words[4] = {raw[l].x, raw[l].y, raw[l].z, raw[l].w};
+            LONGBOW_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                upper = dot4(words[i], high[l][i], upper);
+                lower = dot4(words[i], low[l][i], lower);
+            }
+        }
+        for (int mask = lanes / 2; mask > 0; mask >>= 1) {
+            upper += shuffle_xor(upper, mask);
+            lower += shuffle_xor(lower, mask);
+        }
+        // Both are below 2^24, so the product is exact.
+        return (256.0f * static_cast<float>(upper) + static_cast<float>(lower)) * (unit * scale);
+    }
+};
 
 // Scores of the block's rows, and their counts by the highest bits. LOADS: 16-byte pieces of a vector that one lane reads;
 // `lanes` lanes share a vector.
-template <int LOADS>
+template <template <int> class Query, int LOADS>
 LONGBOW_FN void top_scores(const LongbowTopK& p, int lanes, unsigned char* memory) {
     SharedTop& s = *reinterpret_cast<SharedTop*>(memory);
+    using Q = Query<LOADS>;
     const int thread = thread_index(), lane = thread % 32, query = block_index_y();
-    const int within = lane % lanes, group = thread / lanes, groups = kTopThreads / lanes, pieces = p.dim / 8;
-    float q[LOADS][8];
-    LONGBOW_UNROLL
-    for (int l = 0; l < LOADS; ++l) {
-        LONGBOW_UNROLL
-        for (int i = 0; i < 8; ++i) {
-            const int piece = within + l * lanes;
-            q[l][i] = piece < pieces ? p.queries[static_cast<int64_t>(query) * p.dim + 8 * piece + i] : 0.0f;
-        }
-    }
+    const int within = lane % lanes, group = thread / lanes, groups = kTopThreads / lanes, pieces = p.dim / Q::kPiece;
+    Q q;
+    q.read(p.queries + static_cast<int64_t>(query) * p.dim, within, lanes, pieces);
     clear_counts(s, thread);
     const int64_t begin = static_cast<int64_t>(block_index()) * p.block_rows;
     const int64_t end = smaller(begin + p.block_rows, p.rows);
+    const uint4* vectors = static_cast<const uint4*>(p.vectors);
     uint32_t* keys = p.keys + static_cast<int64_t>(query) * p.rows;
     constexpr int kTogether = 8 / LOADS;  // vectors in flight for each lane
     for (int64_t at = begin; at < end; at += static_cast<int64_t>(groups) * kTogether) {
         uint4 raw[kTogether][LOADS];
+        float scale[kTogether];
         LONGBOW_UNROLL
         for (int t = 0; t < kTogether; ++t) {
             const int64_t row = at + group + t * groups;
+            scale[t] = row < end ? q.scale(p.scales, row) : 0.0f;
             LONGBOW_UNROLL
             for (int l = 0; l < LOADS; ++l) {
                 const int piece = within + l * lanes;
                 raw[t][l] = {0, 0, 0, 0};
-                if (row < end && piece < pieces) raw[t][l] = load_streaming(p.vectors + row * p.dim + 8 * piece);
+                if (row < end && piece < pieces) raw[t][l] = load_streaming(vectors + row * pieces + piece);
             }
         }
         LONGBOW_UNROLL
         for (int t = 0; t < kTogether; ++t) {
-            float sum = 0.0f;
-            LONGBOW_UNROLL
-            for (int l = 0; l < LOADS; ++l) {
-                const uint32_t words[4] = {raw[t][l].x, raw[t][l].y, raw[t][l].z, raw[t][l].w};
-                LONGBOW_UNROLL
-                for (int i = 0; i < 4; ++i) {
-                    sum += low_half(words[i]) * q[l][2 * i];
-                    sum += high_half(words[i]) * q[l][2 * i + 1];
-                }
-            }
-            for (int mask = lanes / 2; mask > 0; mask >>= 1) sum += shuffle_xor(sum, mask);
+            const float sum = q.score(raw[t], scale[t], lanes);
             const int64_t row = at + group + t * groups;
             if (within == 0 && row < end) {
-                const uint32_t key = may_be_found(p, row) ? key_of(sum) : 0;
+                const uint32_t key = may_be_found(p, query, row) ? key_of(sum) : 0;
                 keys[row] = key;
                 if (key) atomic_add_shared(&s.counts[bin_of(key, 0)], 1);
             }

@@ -34,5 +34,5 @@ pub use engine::{Engine, Isa, recycle};
 pub use error::KernelError;
 pub use matrix::{MatrixMut, MatrixRef};
 pub use packed::PackedMatrix;
-pub use panel::{KvBlock, KvFormat, KvLayout, KvPanels, Line, PANEL_KEYS};
+pub use panel::{KvBlock, KvFormat, KvLayout, KvPanels, Line, PANEL_KEYS, from_bf16, to_bf16};
 pub use problem::{Bias, CandidateSeq, CausalSeq, MAX_HEAD_DIM, Scoring, Shape};

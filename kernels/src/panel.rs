@@ -55,7 +55,7 @@ pub struct Line(pub(crate) [u32; LANES]);
 
 /// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
 #[must_use]
-pub(crate) fn to_bf16(x: f32) -> u16 {
+pub fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40;
@@ -64,7 +64,8 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 }
 
 /// The float of a bfloat16.
-pub(crate) fn from_bf16(x: u16) -> f32 {
+#[must_use]
+pub fn from_bf16(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
 }
 

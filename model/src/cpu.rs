@@ -7,9 +7,11 @@
 mod heads;
 mod pass;
 mod stu;
+mod watch;
 mod weights;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use longbow_kernels::{Engine, KernelError, KvFormat, recycle};
 
@@ -21,6 +23,8 @@ use crate::state::{Encoded, UserState};
 use crate::window::{Window, check_items, check_time};
 use pass::{Candidates, Pass, Scratch, Slice, Tail};
 pub use stu::CpuStuEncoder;
+use watch::Watch;
+pub use watch::{Stage, StageClock};
 use weights::Weights;
 
 /// Most rows of one job in one pass through the layers: enough to fill the kernels' tiles.
@@ -64,26 +68,44 @@ struct Todo<'j, 'a> {
 
 impl CpuEncoder {
     /// An encoder of `model` on `engine`, whose states are kept in f32.
-    #[must_use]
-    pub fn new(model: Arc<Model>, engine: Arc<Engine>) -> Self {
-        Self::with_format(model, engine, KvFormat::F32)
-    }
-
-    /// An encoder of `model` on `engine`, whose states are kept in `format`: bfloat16 takes half the memory, and on a CPU with
-    /// AMX a fraction of the time; its error is bounded by the rule for bf16 in MODEL.md.
     ///
     /// # Panics
     /// Never: [`Model`] has checked the shapes of its tensors.
     #[must_use]
-    pub fn with_format(model: Arc<Model>, engine: Arc<Engine>, format: KvFormat) -> Self {
+    pub fn new(model: Arc<Model>, engine: Arc<Engine>) -> Self {
         let weights = Weights::new(&model).unwrap_or_else(|e| unreachable!("a checked model: {e}"));
+        let format = KvFormat::F32;
         Self { model, engine, weights, format, scratch: Scratch::default(), lists: Lists::default() }
+    }
+
+    /// The same encoder, with new states kept in `format`: bfloat16 takes half the memory, and on a CPU with AMX a fraction of
+    /// the time. Its error is at most twice that of the plain computation in bf16, and 1e-3 ([`crate::golden::check_bf16`]).
+    #[must_use]
+    pub fn keeping(self, format: KvFormat) -> Self {
+        Self { format, ..self }
+    }
+
+    /// What new states are kept in.
+    #[must_use]
+    pub fn format(&self) -> KvFormat {
+        self.format
     }
 
     /// The same encoder, with the memory it has grown, on another engine: warmed up beside the one that serves, say.
     #[must_use]
     pub fn on(self, engine: Arc<Engine>) -> Self {
         Self { engine, ..self }
+    }
+
+    /// Adds up from now on where the time of calls goes, by this clock.
+    pub fn watch(&mut self, clock: StageClock) {
+        self.scratch.watch = Watch::new(clock);
+    }
+
+    /// The time of each [`Stage`], in the order of [`Stage::ALL`], since the last take: nothing where no clock is given. Checks of
+    /// jobs and what is made for an answer belong to no stage.
+    pub fn take_stages(&mut self) -> [Duration; Stage::ALL.len()] {
+        self.scratch.watch.take()
     }
 
     /// The model.

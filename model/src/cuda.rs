@@ -5,14 +5,15 @@
 
 mod fallback;
 mod items;
-pub(crate) mod naive;
 mod pages;
 mod pass;
+mod place;
+mod stage;
 mod weights;
 
 use std::sync::Arc;
 
-use longbow_kernels::cuda::{CudaEngine, CudaError, PAGE_ROWS, PageCopy, Rows};
+use longbow_kernels::cuda::{CudaEngine, CudaError};
 
 use crate::config::Config;
 use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
@@ -24,14 +25,12 @@ use crate::window::{Window, check_items, check_time};
 pub use fallback::{DeviceHealth, FallbackEncoder};
 use items::ItemMirror;
 pub(crate) use pages::DevicePages;
-use pages::Page;
 pub use pages::PagePool;
-use pass::{Batch, Kind, Pass, Scratch};
+use pass::{Batch, Kind, Pass, Scratch, Started};
+use place::Placed;
 use weights::Weights;
 
-/// Most rows of one job in one pass: a whole long history.
-const SLICE_ROWS: usize = 1 << 14;
-/// Most rows of one pass over all jobs: bounds the scratch memory.
+/// Most rows of one pass over all jobs: bounds the scratch memory. Half of them may be of one job: a whole long history.
 const PASS_ROWS: usize = 1 << 15;
 
 /// The fast path on a GPU.
@@ -43,19 +42,16 @@ pub struct CudaEncoder {
     pool: Arc<PagePool>,
     items: ItemMirror,
     scratch: Scratch,
+    pass_rows: usize,
 }
+
+/// Some candidates of a job, by its place among the jobs.
+type Slice<'a> = (usize, &'a [u32]);
 
 /// A job of [`Encoder::advance`] on its way.
 struct Todo<'j, 'a> {
     job: &'j mut Advance<'a>,
     target: usize,
-}
-
-/// Rows of one job in a pass: what to keep once the pass has worked.
-struct Placed {
-    pages: Vec<Arc<Page>>,
-    rows: usize,
-    next_time: i64,
 }
 
 impl CudaEncoder {
@@ -67,7 +63,13 @@ impl CudaEncoder {
         let weights = Weights::new(&model, &engine)?;
         let pool = PagePool::new(engine.device(), weights.shape, weights.layers.len(), state_bytes)?;
         let scratch = Scratch::new(engine.device())?;
-        Ok(Self { model, engine, weights, pool, items: ItemMirror::default(), scratch })
+        Ok(Self { model, engine, weights, pool, items: ItemMirror::default(), scratch, pass_rows: PASS_ROWS })
+    }
+
+    /// The same with at most `rows` rows in one pass, instead of 32,768: less scratch memory, more passes.
+    #[must_use]
+    pub fn with_pass_rows(self, rows: usize) -> Self {
+        Self { pass_rows: rows.max(2), ..self }
     }
 
     /// The model.
@@ -94,11 +96,35 @@ impl CudaEncoder {
         self.pool.lost()
     }
 
+    /// Counts everything on the device as gone: somebody else found it lost.
+    pub(crate) fn lose(&self) {
+        self.pool.lose();
+    }
+
     fn fault(&self, error: &CudaError) -> EncodeError {
         if error.lost() {
             self.pool.lose();
         }
         EncodeError::Kernel(error.to_string())
+    }
+
+    /// Starts a batch; the one before may still run.
+    fn start(&mut self, items: &ItemTable, batch: &Batch, kind: Kind) -> Result<Started, EncodeError> {
+        let result = self.items.follow(self.engine.device(), items).and_then(|moved| {
+            if moved {
+                self.scratch.forget_graphs();
+            }
+            let (engine, weights, items) = (&*self.engine, &self.weights, &self.items);
+            let pass = Pass { engine, weights, items, pages: self.pool.store(), scratch: &mut self.scratch };
+            pass.start(batch, kind)
+        });
+        result.map_err(|error| self.fault(&error))
+    }
+
+    /// Waits for a batch and gives what it computed to `take`.
+    fn results<T>(&mut self, started: Started, take: impl FnOnce(&[f32]) -> T) -> Result<T, EncodeError> {
+        let result = self.scratch.results(started).map(take);
+        result.map_err(|error| self.fault(&error))
     }
 
     /// Runs a batch and gives what it computes to `take`.
@@ -109,14 +135,13 @@ impl CudaEncoder {
         kind: Kind,
         take: impl FnOnce(&[f32]) -> T,
     ) -> Result<T, EncodeError> {
-        let result = self.items.follow(self.engine.device(), items).and_then(|moved| {
-            if moved {
-                self.scratch.forget_graphs();
-            }
-            let (engine, weights, items) = (&*self.engine, &self.weights, &self.items);
-            let pass = Pass { engine, weights, items, pages: self.pool.store(), scratch: &mut self.scratch };
-            pass.run(batch, kind).map(take)
-        });
+        let started = self.start(items, batch, kind)?;
+        self.results(started, take)
+    }
+
+    /// Waits for everything, whatever became of it.
+    fn settle(&mut self) -> Result<(), EncodeError> {
+        let result = self.scratch.settle(self.engine.device());
         result.map_err(|error| self.fault(&error))
     }
 
@@ -129,77 +154,16 @@ impl CudaEncoder {
         pages.is_some_and(|pages| Arc::ptr_eq(&pages.pool, &self.pool))
     }
 
-    /// Adds rows `first..first + next_times.len()` of a window to the batch, whose K/V go to pages: those of `held`, the
-    /// last of them copied where somebody else reads it (or where `fresh` asks for it), and new ones.
-    fn place(
-        &self,
-        batch: &mut Batch,
-        window: &Window<'_>,
-        (first, next_times): (usize, &[i64]),
-        (held, fresh): (&[Arc<Page>], bool),
-    ) -> Result<Placed, EncodeError> {
-        let end = first + next_times.len();
-        let take = || self.pool.take().map_err(|error| self.fault(&error));
-        let mut pages = held[..first.div_ceil(PAGE_ROWS)].to_vec();
-        let partial = first % PAGE_ROWS;
-        if let Some(last) = pages.last_mut().filter(|_| partial > 0) {
-            // Two holders are the state itself and the list made above.
-            if fresh || Arc::strong_count(last) > 2 {
-                let copy = take()?;
-                let rows = i32::try_from(partial).unwrap_or(0);
-                batch.copies.push(PageCopy { from: last.index(), to: copy.index(), rows, reserved: 0 });
-                *last = copy;
-            }
-        }
-        while pages.len() < end.div_ceil(PAGE_ROWS) {
-            pages.push(take()?);
-        }
-        let job = Rows {
-            first: batch.items.len(),
-            count: end - first,
-            position: first,
-            keys: end,
-            table: batch.tables.len(),
-            causal: true,
-        };
-        batch.jobs.push(job);
-        batch.tables.extend(pages.iter().map(|page| page.index()));
-        for row in first..end {
-            let inside = i32::try_from(row % PAGE_ROWS).unwrap_or(0);
-            batch.slots.push(pages[row / PAGE_ROWS].index() * 64 + inside);
-            batch.positions.push(i32::try_from(row).unwrap_or(i32::MAX));
-        }
-        batch.items.extend_from_slice(&window.items[first..end]);
-        let plain = self.weights.config.action_embedding_dim == 0;
-        batch.actions.extend(window.actions[first..end].iter().map(|&action| if plain { 0 } else { action }));
-        batch.times.extend_from_slice(&window.times[first..end]);
-        batch.next_times.extend_from_slice(next_times);
-        Ok(Placed { pages, rows: end, next_time: next_times.last().copied().unwrap_or_default() })
-    }
-
-    /// Adds candidates of one job to the batch.
-    fn place_candidates(&self, batch: &mut Batch, encoded: &Encoded, candidates: &[u32]) {
-        let (events, pages) = (encoded.events(), encoded.device.as_ref());
-        let count = candidates.len();
-        let (first, table) = (batch.items.len(), batch.tables.len());
-        batch.jobs.push(Rows { first, count, position: events, keys: events, table, causal: false });
-        batch.tables.extend(pages.into_iter().flat_map(|pages| pages.pages.iter().map(|page| page.index())));
-        batch.items.extend_from_slice(candidates);
-        batch.actions.extend(std::iter::repeat_n(0, count));
-        batch.positions.extend(std::iter::repeat_n(i32::try_from(events).unwrap_or(i32::MAX), count));
-        batch.slots.extend(std::iter::repeat_n(-1, count));
-        batch.times.extend(std::iter::repeat_n(encoded.query_time, count));
-        batch.next_times.extend(std::iter::repeat_n(encoded.query_time, count));
-    }
-
-    /// One pass of [`Encoder::advance`]: the next slice of each job with the first job's item table that fits.
+    /// One pass of [`Encoder::advance`]: the next slice of each job with the first job's item table that fits. It may still
+    /// run; states hold its rows already, which counts once everything has ended well.
     fn advance_pass(&mut self, todo: &mut [Todo<'_, '_>]) -> Result<(), EncodeError> {
         let (mut batch, mut placed, mut total) = (Batch::default(), Vec::new(), 0);
         let mut table: Option<&ItemTable> = None;
         for (at, Todo { job, target }) in todo.iter_mut().enumerate() {
             let first = job.state.rows();
-            let count = target.saturating_sub(first).min(SLICE_ROWS);
-            if count == 0 || total + count > PASS_ROWS || table.is_some_and(|table| !items::same(table, job.items)) {
+            let count = target.saturating_sub(first).min(self.pass_rows / 2);
+            if count == 0 || total + count > self.pass_rows || table.is_some_and(|table| !items::same(table, job.items))
+            {
                 continue;
             }
             total += count;
@@ -209,7 +173,7 @@ impl CudaEncoder {
             placed.push((at, self.place(&mut batch, &job.window, (first, next_times), (held, false))?));
         }
         let Some(table) = table else { return Ok(()) };
-        self.pass(table, &batch, Kind::Keep, |_| ())?;
+        let _ = self.start(table, &batch, Kind::Keep)?;
         for (at, Placed { pages, rows, next_time }) in placed {
             let job = &mut *todo[at].job;
             job.state.reserve(&job.window, rows);
@@ -278,7 +242,7 @@ impl CudaEncoder {
         check_items(job.candidates, 0, &self.weights.config, job.items)
     }
 
-    /// The last rows of jobs with one item table, at most [`PASS_ROWS`].
+    /// The last rows of jobs with one item table, as many as fit into one pass.
     fn finish_pass(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
         let (mut batch, mut placed) = (Batch::default(), Vec::with_capacity(jobs.len()));
         for job in jobs {
@@ -324,6 +288,25 @@ impl CudaEncoder {
     }
 }
 
+impl CudaEncoder {
+    /// Hands the probabilities of a pass to its jobs.
+    fn take_scores(
+        &mut self,
+        started: Started,
+        slices: &[Slice<'_>],
+        scores: &mut [Scores],
+    ) -> Result<(), EncodeError> {
+        let tasks = self.weights.config.num_tasks;
+        self.results(started, |mut from| {
+            for (at, slice) in slices {
+                let (mine, after) = from.split_at(slice.len() * tasks);
+                scores[*at].probs.extend_from_slice(mine);
+                from = after;
+            }
+        })
+    }
+}
+
 impl Encoder for CudaEncoder {
     fn config(&self) -> &Config {
         &self.weights.config
@@ -359,17 +342,24 @@ impl Encoder for CudaEncoder {
                 todo.push(Todo { job, target });
             }
         }
-        while todo.iter().any(|t| t.job.state.rows() < t.target) {
-            self.advance_pass(&mut todo)?;
+        let mut done = Ok(());
+        while done.is_ok() && todo.iter().any(|t| t.job.state.rows() < t.target) {
+            done = self.advance_pass(&mut todo);
         }
-        Ok(())
+        let settled = self.settle();
+        if settled.is_err() {
+            for Todo { job, .. } in todo {
+                *job.state = self.new_state();
+            }
+        }
+        done.and(settled)
     }
 
     fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
         jobs.iter().try_for_each(|job| self.check_finish(job))?;
         let mut encoded = Vec::with_capacity(jobs.len());
         for alike in jobs.chunk_by(|a, b| items::same(a.items, b.items)) {
-            for jobs in alike.chunks(PASS_ROWS) {
+            for jobs in alike.chunks(self.pass_rows) {
                 encoded.extend(self.finish_pass(jobs)?);
             }
         }
@@ -383,32 +373,34 @@ impl Encoder for CudaEncoder {
         }
         jobs.iter().try_for_each(|job| self.check_score(job))?;
         let mut scores: Vec<Scores> = jobs.iter().map(|_| Scores { tasks, probs: Vec::new() }).collect();
-        let slices: Vec<(usize, &[u32])> = jobs
+        let slices: Vec<Slice<'_>> = jobs
             .iter()
             .enumerate()
-            .flat_map(|(at, job)| job.candidates.chunks(SLICE_ROWS).map(move |c| (at, c)))
+            .flat_map(|(at, job)| job.candidates.chunks(self.pass_rows / 2).map(move |c| (at, c)))
             .collect();
         let mut rest = &slices[..];
+        // One pass computes while the next is put together and goes up.
+        let mut open: Option<(Started, &[Slice<'_>])> = None;
         while let Some(((first, _), _)) = rest.split_first() {
             let table = jobs[*first].items;
             let mut rows = 0;
-            let fits = |(at, slice): &&(usize, &[u32])| {
+            let fits = |(at, slice): &&Slice<'_>| {
                 rows += slice.len();
-                rows <= PASS_ROWS && items::same(jobs[*at].items, table)
+                rows <= self.pass_rows && items::same(jobs[*at].items, table)
             };
-            let count = rest.iter().take_while(fits).count();
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count());
             let mut batch = Batch::default();
-            for (at, slice) in &rest[..count] {
+            for (at, slice) in now {
                 self.place_candidates(&mut batch, jobs[*at].encoded, slice);
             }
-            let probs = self.pass(table, &batch, Kind::Probabilities, <[f32]>::to_vec)?;
-            let mut from = &probs[..];
-            for (at, slice) in &rest[..count] {
-                let (mine, after) = from.split_at(slice.len() * tasks);
-                scores[*at].probs.extend_from_slice(mine);
-                from = after;
+            let started = self.start(table, &batch, Kind::Probabilities)?;
+            if let Some((before, slices)) = open.replace((started, now)) {
+                self.take_scores(before, slices, &mut scores)?;
             }
-            rest = &rest[count..];
+            rest = later;
+        }
+        if let Some((last, slices)) = open {
+            self.take_scores(last, slices, &mut scores)?;
         }
         Ok(scores)
     }

@@ -7,6 +7,7 @@
 pub mod choose;
 mod counters;
 pub mod diagnose;
+mod normal;
 pub mod pace;
 pub mod price;
 pub mod reason;
@@ -14,4 +15,5 @@ pub mod select;
 pub mod shade;
 pub mod slot;
 
+pub use normal::cdf as normal_cdf;
 pub use reason::NoBidReason;

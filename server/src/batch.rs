@@ -5,7 +5,7 @@
 //!             answers at the deadline          seals late, slices, catches panics
 //! ```
 //!
-//! [`plan`], [`cost`] and [`ladder`] are pure. [`worker`] owns the thread, the encoder and the user-state cache; no lock
+//! [`plan`], [`cost`], [`ladder`] and `traffic` (how much background work may hold requests up) are pure. [`worker`] owns the thread, the encoder and the user-state cache; no lock
 //! is held over compute, and the thread never waits for IO. [`handle`] is what the request path calls.
 
 pub mod cost;
@@ -15,6 +15,7 @@ pub mod ladder;
 pub mod plan;
 pub mod stats;
 mod task;
+mod traffic;
 mod warm;
 pub mod worker;
 

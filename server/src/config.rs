@@ -12,8 +12,8 @@ pub mod sections;
 pub use key::{Key, Rule, Secret};
 pub use load::{ConfigError, ConfigErrors, Origin, Sources};
 pub use sections::{
-    Admin, Auction, Batch, ChargeOn, Currencies, Data, Demo, Drain, Events, Http, Index, IndexKind, Ledger, Log,
-    LogFormat, Model, ModelDevice, Notices, Runtime, Store,
+    Admin, Auction, Batch, ChargeOn, Currencies, Data, Demo, DeviceVectors, Drain, Events, Http, Index, IndexKind,
+    Ledger, Log, LogFormat, Model, ModelDevice, Notices, Runtime, StateFormat, Store,
 };
 
 use serde::{Deserialize, Serialize};

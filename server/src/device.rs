@@ -3,7 +3,7 @@
 //! The path is chosen at the start of the process; a model that is loaded while serving takes the same one.
 
 use crate::config::ModelDevice;
-use longbow_kernels::Engine;
+use longbow_kernels::{Engine, KvFormat};
 use longbow_model::{Bundle, CpuEncoder, Encoder};
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ pub struct Built {
     pub path: String,
     /// The GPU, where one is used.
     pub gpu: Gpu,
+    /// What users' states are kept in on that path.
+    pub state_format: KvFormat,
 }
 
 enum Path {
@@ -58,6 +60,8 @@ impl Built {
 pub struct Gpu {
     #[cfg(feature = "cuda")]
     health: Option<Arc<longbow_model::cuda::DeviceHealth>>,
+    #[cfg(feature = "cuda")]
+    engine: Option<Arc<longbow_kernels::cuda::CudaEngine>>,
 }
 
 impl Gpu {
@@ -68,6 +72,14 @@ impl Gpu {
         return self.health.as_ref().is_some_and(|health| !health.lost());
         #[cfg(not(feature = "cuda"))]
         false
+    }
+
+    /// The kernels, and how the device does: for others who use it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(
+        &self,
+    ) -> Option<(&Arc<longbow_kernels::cuda::CudaEngine>, &Arc<longbow_model::cuda::DeviceHealth>)> {
+        self.engine.as_ref().zip(self.health.as_ref())
     }
 
     /// Whether the device is lost to this process: requests go on on the CPU, /readyz says so, and the process ends after
@@ -103,9 +115,10 @@ pub fn build(
     state_bytes: usize,
 ) -> anyhow::Result<Built> {
     let isa = engine.isa();
-    let on_cpu = |why: String, cpu| {
+    let on_cpu = |why: String, cpu: CpuEncoder| {
         let path = format!("cpu ({isa}): {why}");
-        Ok(Built { encoder: Path::Cpu(Box::new(cpu)), path, gpu: Gpu::default() })
+        let state_format = cpu.format();
+        Ok(Built { encoder: Path::Cpu(Box::new(cpu)), path, gpu: Gpu::default(), state_format })
     };
     if device == ModelDevice::Cpu {
         return on_cpu("model.device is \"cpu\", or the CPU was taken at the start".to_owned(), cpu);
@@ -133,9 +146,10 @@ struct Made {
 #[cfg(feature = "cuda")]
 impl Made {
     fn with(self, cpu: CpuEncoder) -> Built {
+        let engine = Some(Arc::clone(self.encoder.engine()));
         let encoder = longbow_model::cuda::FallbackEncoder::new(self.encoder, cpu);
-        let gpu = Gpu { health: Some(encoder.health()) };
-        Built { encoder: Path::Gpu(Box::new(encoder)), path: self.path, gpu }
+        let gpu = Gpu { health: Some(encoder.health()), engine };
+        Built { encoder: Path::Gpu(Box::new(encoder)), path: self.path, gpu, state_format: KvFormat::Bf16 }
     }
 }
 
@@ -174,7 +188,8 @@ struct Made;
 #[cfg(not(feature = "cuda"))]
 impl Made {
     fn with(self, cpu: CpuEncoder) -> Built {
-        Built { encoder: Path::Cpu(Box::new(cpu)), path: String::new(), gpu: Gpu::default() }
+        let state_format = cpu.format();
+        Built { encoder: Path::Cpu(Box::new(cpu)), path: String::new(), gpu: Gpu::default(), state_format }
     }
 }
 

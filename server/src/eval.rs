@@ -53,8 +53,8 @@ pub const EXAMPLE: &str = "Example:\n  \
     Figures come with one standard error (bootstrap over users).\n\n\
     Long histories take their time, as what comes along is not cached: start the server with --set auction.tmax_max_ms=60000\n\
     --set http.request_timeout_ms=60000, and lower --connections if the table shows degraded or failed answers.\n\n\
-    A server cannot tell whether its weights were trained. Those that `longbow demo` makes are seeded and untrained: figures\n\
-    measured on them say that the path works, not how good a model is.";
+    The weights that come with the server were trained on the demo world (docs/training.md): on any other data their figures say\n\
+    that the path works, not how good a model can be.";
 
 /// Forms of files to judge by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

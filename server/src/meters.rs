@@ -10,7 +10,7 @@ mod stages;
 
 pub use labels::{
     Bound, Cache, CacheOutcome, ConnectionEnd, DegradeStep, Endpoint, EventOutcome, Held, Label, ModelLoad, NoBid,
-    Notice, NoticeOutcome, Port, Queue, Records, Stage, StatusClass,
+    Notice, NoticeOutcome, Port, Queue, Records, Room, Stage, StatusClass,
 };
 pub use metrics::{Counter, Gauge, Histogram};
 pub use stages::StageTimes;
@@ -88,7 +88,7 @@ meters! {
     requests_cancelled: ByLabel<Endpoint, Counter> = counters("longbow_requests_cancelled_total", "endpoint");
     /// Time of each stage of a request.
     stage_seconds: ByLabel<Stage, Histogram> = histograms("longbow_stage_seconds", "stage");
-    /// Time from the first byte read to the answer handed over, by endpoint.
+    /// Time from the first byte read to the answer handed over, by endpoint; without requests whose body came too slowly (408).
     request_seconds: ByLabel<Endpoint, Histogram> = histograms("longbow_request_seconds", "endpoint");
     /// Open connections.
     connections: ByLabel<Port, Gauge> = gauges("longbow_connections", "port");
@@ -114,8 +114,8 @@ meters! {
     cache_lookups: ByLabels<Cache, CacheOutcome, Counter> = counters2("longbow_cache_lookups_total", "cache", "outcome");
     /// Memory held by caches.
     cache_bytes: ByLabel<Cache, Gauge> = gauges("longbow_cache_bytes", "cache");
-    /// Entries thrown out of caches for room.
-    cache_evicted: ByLabel<Cache, Counter> = counters("longbow_cache_evicted_total", "cache");
+    /// User states thrown out of the state cache for room.
+    states_evicted: Counter = counter("longbow_states_evicted_total");
     /// Work waiting in a queue, counted when it enters.
     queue_depth: ByLabel<Queue, Gauge> = gauges("longbow_queue_depth", "queue");
     /// Work refused because its queue was full.
@@ -138,6 +138,8 @@ meters! {
     gpu_lost: Gauge = gauge("longbow_gpu_lost");
     /// Calls that failed on the GPU.
     gpu_faults: Counter = counter("longbow_gpu_faults_total");
+    /// Searches that the GPU answered.
+    gpu_searches: Counter = counter("longbow_gpu_searches_total");
     /// Models loaded while serving, by outcome.
     model_loads: ByLabel<ModelLoad, Counter> = counters("longbow_model_loads_total", "outcome");
     /// Time from the order to the switch to a new model.
@@ -162,12 +164,12 @@ meters! {
     index_delta: Gauge = gauge("longbow_index_delta");
     /// Rebuilds of the index.
     index_rebuilds: Counter = counter("longbow_index_rebuilds_total");
-    /// Money of all plans by state, in units of the ledger's currency.
-    money: ByLabel<Held, Gauge> = gauges("longbow_money_units", "state");
+    /// Money of all plans by state, in US dollars at the configured rates. Plans in a currency without a rate are left out.
+    money: ByLabel<Held, Gauge> = gauges("longbow_money_usd", "state");
     /// Holds that no notice has settled yet.
     holds: Gauge = gauge("longbow_holds");
-    /// 1 after an I/O error of the ledger: no bids until a restart.
-    ledger_poisoned: Gauge = gauge("longbow_ledger_poisoned");
+    /// 1 after an I/O error of a durable room: it refuses its work until a restart.
+    poisoned: ByLabel<Room, Gauge> = gauges("longbow_poisoned", "room");
     /// Times at which a limit bound, by limit.
     bounds: ByLabel<Bound, Counter> = counters("longbow_limits_reached_total", "limit");
     /// 1 while the server asks for traffic.

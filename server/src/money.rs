@@ -40,6 +40,15 @@ impl Micros {
         Some(Self((cpm * 1_000.0 - 1e-6).ceil().max(0.0) as i64))
     }
 
+    /// `part / whole` of this amount, rounded up. `whole` must be above 0 and `part` from 0 to `whole`.
+    #[must_use]
+    pub fn share(self, part: Self, whole: Self) -> Self {
+        let product = i128::from(self.0) * i128::from(part.0);
+        let up = (product + i128::from(whole.0) - 1).div_euclid(i128::from(whole.0.max(1)));
+        // At most `self`, so it fits.
+        Self(i64::try_from(up).unwrap_or(self.0))
+    }
+
     /// The CPM price in currency units.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "prices are far below 2^53")]
@@ -113,19 +122,23 @@ pub enum Rounding {
     Up,
 }
 
-/// Exchange rates: micros of US dollars for one unit of each currency.
+/// Exchange rates: millionths of a millionth of a US dollar for one unit of each currency, so that units worth next to nothing keep
+/// their digits.
 #[derive(Clone, Debug)]
 pub struct FxTable {
-    usd_micros_per_unit: BTreeMap<Currency, i64>,
+    usd_picos_per_unit: BTreeMap<Currency, i64>,
 }
 
 impl FxTable {
-    /// A table from rates given as micros of US dollars for one unit. Rates must be positive; USD is always 1,000,000.
+    /// The rate of a dollar.
+    pub const DOLLAR: i64 = 1_000_000_000_000;
+
+    /// A table from rates given as 10^-12 US dollars for one unit. Rates must be positive; USD is always [`FxTable::DOLLAR`].
     #[must_use]
     pub fn new(rates: impl IntoIterator<Item = (Currency, i64)>) -> Self {
-        let mut usd_micros_per_unit: BTreeMap<_, _> = rates.into_iter().filter(|&(_, rate)| rate > 0).collect();
-        usd_micros_per_unit.insert(Currency::USD, 1_000_000);
-        Self { usd_micros_per_unit }
+        let mut usd_picos_per_unit: BTreeMap<_, _> = rates.into_iter().filter(|&(_, rate)| rate > 0).collect();
+        usd_picos_per_unit.insert(Currency::USD, Self::DOLLAR);
+        Self { usd_picos_per_unit }
     }
 
     /// `amount` of `from` in `to`, exactly rounded; `None` if a rate is unknown or the result does not fit.
@@ -134,8 +147,8 @@ impl FxTable {
         if from == to {
             return Some(amount);
         }
-        let from_rate = i128::from(*self.usd_micros_per_unit.get(&from)?);
-        let to_rate = i128::from(*self.usd_micros_per_unit.get(&to)?);
+        let from_rate = i128::from(*self.usd_picos_per_unit.get(&from)?);
+        let to_rate = i128::from(*self.usd_picos_per_unit.get(&to)?);
         let product = i128::from(amount.0) * from_rate;
         let quotient = match rounding {
             Rounding::Down => product / to_rate,
@@ -147,7 +160,7 @@ impl FxTable {
     /// True when a rate for this currency is known.
     #[must_use]
     pub fn knows(&self, currency: Currency) -> bool {
-        self.usd_micros_per_unit.contains_key(&currency)
+        self.usd_picos_per_unit.contains_key(&currency)
     }
 }
 
@@ -171,9 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn a_share_rounds_up_and_never_passes_the_whole() {
+        assert_eq!(Micros(3_000_000).share(Micros(1), Micros(20_100)), Micros(150));
+        assert_eq!(Micros(7).share(Micros(2_500), Micros(2_500)), Micros(7));
+        assert_eq!(Micros(7).share(Micros(0), Micros(2_500)), Micros(0));
+        assert_eq!(Micros(i64::MAX).share(Micros(i64::MAX - 1), Micros(i64::MAX)), Micros(i64::MAX - 1));
+    }
+
+    #[test]
+    fn units_worth_next_to_nothing_keep_their_digits() {
+        let tiny = Currency::parse("XTS").unwrap();
+        let table = FxTable::new([(tiny, 1_500_000)]);
+        assert_eq!(table.convert(Micros(20), Currency::USD, tiny, Rounding::Down), Some(Micros(13_333_333)));
+    }
+
+    #[test]
     fn conversion_rounds_as_asked() {
         let eur = Currency::parse("eur").unwrap();
-        let table = FxTable::new([(eur, 1_100_000)]);
+        let table = FxTable::new([(eur, 1_100_000_000_000)]);
         assert_eq!(table.convert(Micros(10), eur, Currency::USD, Rounding::Down), Some(Micros(11)));
         assert_eq!(table.convert(Micros(10), Currency::USD, eur, Rounding::Down), Some(Micros(9)));
         assert_eq!(table.convert(Micros(10), Currency::USD, eur, Rounding::Up), Some(Micros(10)));

@@ -233,6 +233,8 @@ fn forever() -> i64 {
     4_102_444_800 // 2100-01-01
 }
 
+/// Highest `max_bid_micros`: a thousand units for one impression, which is the highest CPM that OpenRTB prices are read up to.
+pub const MAX_BID_MAX: Micros = Micros(1_000_000_000);
 /// Most items a plan may list.
 pub const PLAN_ITEMS_MAX: usize = 100_000;
 
@@ -244,6 +246,10 @@ impl Plan {
         };
         positive("budget_micros", self.budget_micros)?;
         positive("max_bid_micros", self.max_bid_micros)?;
+        if self.max_bid_micros > MAX_BID_MAX {
+            let fault = format!("is for one impression: at most {} micros, {MAX_BID_MAX} units", MAX_BID_MAX.0);
+            return Err(FieldError::new("max_bid_micros", fault));
+        }
         match self.goal {
             Goal::Roi { target } if !(target > 0.0 && target <= 1e4) => {
                 return Err(FieldError::new("goal.roi.target", "must be above 0 and at most 10000, as in 3.0"));
@@ -291,6 +297,9 @@ pub struct Item {
     pub vector: Vec<f32>,
 }
 
+/// Lengths of content vectors that can be served: a vector without a direction matches nothing, and beyond the upper end squares leave f32.
+const VECTOR_LENGTHS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
+
 impl Item {
     /// Checks every rule that needs no other record; `dimension` is the model's item dimension.
     pub fn validate(&self, dimension: usize) -> Result<(), FieldError> {
@@ -302,6 +311,14 @@ impl Item {
         }
         if self.vector.iter().any(|x| !x.is_finite()) {
             return Err(FieldError::new("vector", "must hold finite numbers only"));
+        }
+        let length = self.vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        if !self.vector.is_empty() && !VECTOR_LENGTHS.contains(&length) {
+            let (least, most) = (VECTOR_LENGTHS.start(), VECTOR_LENGTHS.end());
+            return Err(FieldError::new(
+                "vector",
+                format!("has length {length:.3e}; it must be from {least:e} to {most:e}"),
+            ));
         }
         if self.price_micros.0 < 0 {
             return Err(FieldError::new("price_micros", "must not be negative"));

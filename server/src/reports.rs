@@ -15,6 +15,7 @@ pub use rows::{Cell, Counts, Hour, OTHER as OTHER_CHANNEL};
 pub use view::{Figures, Grouping};
 
 use crate::auction::diagnose::Period;
+use crate::auction::price::Steps;
 use crate::catalog::Catalog;
 use crate::ids::{CreativeSlot, Id, PlanSlot};
 use crate::money::Micros;
@@ -39,8 +40,8 @@ pub enum Fact {
     Chances {
         /// Domain, bundle or publisher.
         channel: Id,
-        /// Each once, with its highest bid; zero if none reached the floor.
-        plans: Box<[(PlanSlot, Micros)]>,
+        /// Each once, with how its highest bid came about, and whether that reached the floor.
+        plans: Box<[(PlanSlot, Steps, bool)]>,
     },
     /// A bid was sent.
     Bid {

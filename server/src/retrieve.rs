@@ -9,6 +9,9 @@
 //! FAISS keeps thread settings for each calling thread and its searches are short, so one thread that never sleeps between waiting
 //! requests serves better than a pool that fights the device thread for the cores.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+mod items;
 mod worker;
 
 use crate::deadline::Deadline;
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+pub use items::{ItemIndex, Items};
 pub use worker::SearchThread;
 use worker::Task;
 

@@ -150,6 +150,9 @@ pub trait UserStore: Send + Sync {
     /// Forgets a user. Durable when it resolves; true if there was anything.
     fn delete(&self, user: &Id) -> BoxFuture<'_, Result<bool, StoreError>>;
 
+    /// Memory held by histories that [`UserStore::cached`] finds, bytes.
+    fn cached_bytes(&self) -> usize;
+
     /// Why the store refuses to work, or `None` while healthy.
     fn poisoned(&self) -> Option<&str>;
 }

@@ -13,6 +13,8 @@ const OUTPUT_ROWS: usize = 240;
 pub(crate) struct World {
     /// Shape of the heads.
     pub(crate) shape: Shape,
+    /// Whether calls have a bias.
+    pub(crate) biased: bool,
     n: usize,
     candidates: usize,
     rows: Vec<f32>,
@@ -47,7 +49,7 @@ impl World {
         let all = MatrixRef::dense(&rows, n + candidates, width)?;
         let (values, kept) = (all.cols_at(v, v), all.cols_at(2 * v + qk, qk));
         let keys = KvPanels::from_rows(shape, format, kept.rows_at(0, n), values.rows_at(0, n))?;
-        Ok(Self { shape, n, candidates, rows, keys, times, pos_w, ts_w, out })
+        Ok(Self { shape, biased: true, n, candidates, rows, keys, times, pos_w, ts_w, out })
     }
 
     /// One attention call: the last `appended` rows of the history (all of it: `n`), or the candidates when `None`.
@@ -60,7 +62,7 @@ impl World {
         let (values, queries, keys) = (all.cols_at(v, v), all.cols_at(2 * v, qk), all.cols_at(2 * v + qk, qk));
         let kv = [self.keys.block(&self.times[..n])?];
         let bias = Bias { pos_w: &self.pos_w, ts_w: &self.ts_w, max_len: n + OUTPUT_ROWS };
-        let scoring = Scoring { bias: Some(bias), alpha: 1.0, scale: 1.0 / 10_240.0 };
+        let scoring = Scoring { bias: self.biased.then_some(bias), alpha: 1.0, scale: 1.0 / 10_240.0 };
         match appended {
             Some(rows) => {
                 let first_position = n - rows;

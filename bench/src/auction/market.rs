@@ -88,6 +88,8 @@ pub(crate) struct PlanResult {
     pub(crate) value: f64,
     /// Expected order value under the best constant multiplier that keeps budget and target.
     pub(crate) hindsight_value: f64,
+    /// How likely that multiplier is to miss the target by more than 5% by the conversions that come.
+    pub(crate) hindsight_miss: f64,
     pub(crate) wins: u64,
     pub(crate) multiplier: f64,
     /// By tick.

@@ -93,6 +93,11 @@ struct Figures {
     missed: f64,
     /// The same by the conversions that came, luck included.
     missed_with_luck: f64,
+    /// The same of the best constant multiplier in hindsight: what the luck of so few conversions costs whoever knows everything else.
+    missed_with_luck_in_hindsight: f64,
+    /// Share of plans for which that multiplier misses by more than 5% in over 2% of cases: no multiplier that earns as much can promise
+    /// the target.
+    beyond_promise: f64,
     /// Plans that spent more than their budget: always 0.
     over_budget: usize,
     /// Shock only: ticks until spend is back within 10% of its forecast for the median plan; mean over seeds.
@@ -216,6 +221,8 @@ fn figures(args: &MarketArgs, all: &[Vec<PlanResult>]) -> anyhow::Result<Figures
         return_ratio: mean(&PlanResult::expected_ratio),
         missed: mean(&|plan| flag(plan.expected_ratio() < 0.95)),
         missed_with_luck: mean(&|plan| flag(plan.roi_ratio() < 0.95)),
+        missed_with_luck_in_hindsight: mean(&|plan| plan.hindsight_miss),
+        beyond_promise: mean(&|plan| flag(plan.hindsight_miss > 0.02)),
         over_budget: plans.iter().filter(|plan| plan.spent > plan.budget).count(),
         recovery_ticks: shock.then(|| average(&all.iter().map(|seed| recovery(seed)).collect::<Vec<_>>())),
         shading_saves: if args.scenario == Scenario::FirstPrice { Some(shading_saves(args)?) } else { None },

@@ -33,7 +33,24 @@ fn fault(name: &'static str, cause: &'static str, with: &'static [&'static str],
     Fault { name, cause, with, changes: vec![Change::After(apply)] }
 }
 
-/// All of them. A price war moves the win rate and the price of what is still won: either is the competition's part.
+/// Those of [`faults`], and those of bids that are shaded. Where the winner pays its own bid, a price war teaches the win rates too.
+pub(super) fn first_price_faults() -> Vec<Fault> {
+    let mut all = faults();
+    for fault in all.iter_mut().filter(|fault| fault.cause == "win_rate") {
+        fault.with = &["price", "shading"];
+    }
+    all.extend([
+        fault("what was learned of win rates is lost", "shading", &[], |t| t.offer = |_| 1.0),
+        fault("bids are shaded too far", "shading", &[], |t| t.offer = |share| 0.7 * share),
+        fault("the users are worth less", "traffic_quality", &[], |t| t.worth *= 0.6),
+        fault("the users are worth more", "traffic_quality", &[], |t| t.worth *= 1.5),
+        // A known limit: a cap cuts off the tail of our bids that the market's form supposes, and the rest is told as competition.
+        fault("the highest bid was lowered", "highest_bid", &["win_rate"], |t| t.max_bid = 1_200.0),
+    ]);
+    all
+}
+
+/// All of them in a second-price market. A price war moves the win rate and the price of what is still won: either is the competition's part.
 pub(super) fn faults() -> Vec<Fault> {
     let mut all = vec![
         fault("price war everywhere", "win_rate", &["price"], |t| t.level.iter_mut().for_each(|x| *x *= 1.6)),

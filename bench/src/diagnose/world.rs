@@ -1,8 +1,12 @@
-//! A plan's day in a second-price market of several channels and creatives. Only what a server counts leaves it.
+//! A plan's day in a market of several channels and creatives: second prices, or first prices with the server's own shading. Only what
+//! a server counts leaves it.
 
 use super::Prices;
 use super::faults::{Change, Fault};
 use longbow::auction::diagnose::{ChannelFigures, CreativeFigures, Period};
+use longbow::auction::price::Steps;
+use longbow::auction::shade::{Shading, WinRates};
+use longbow::money::Micros;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Gamma, LogNormal};
@@ -32,6 +36,10 @@ pub(super) struct Truth {
     pub(super) worth: f64,
     pub(super) target: f64,
     pub(super) multiplier: f64,
+    /// Highest bid, micros.
+    pub(super) max_bid: f64,
+    /// What is made of the share that shading offers (first prices): 1 as it was learned.
+    pub(super) offer: fn(f64) -> f64,
     /// Budget, micros for each auction on offer.
     pub(super) budget: f64,
     /// Hours [from, to) in which it was paused.
@@ -53,11 +61,30 @@ impl Default for Truth {
             worth: 5_400.0,
             target: 3.0,
             multiplier: 1.0,
+            max_bid: 1e9,
+            offer: |share| share,
             budget: f64::INFINITY,
             paused: (0, 0),
             ends: 24,
         }
     }
+}
+
+/// How much is simulated, and in which market.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Auctions on offer in a day.
+    pub(super) auctions: u32,
+    pub(super) prices: Prices,
+    /// The winner pays its own bid, and bids are shaded.
+    pub(super) first_price: bool,
+}
+
+/// What is learned of first prices.
+#[derive(Default)]
+struct Shades {
+    rates: WinRates,
+    table: Shading,
 }
 
 /// More traffic in the evening.
@@ -66,7 +93,7 @@ fn shape(hour: u32) -> f64 {
 }
 
 /// A day before the fault and a day with it.
-pub(super) fn two_days(fault: &Fault, seed: u64, size: (u32, Prices)) -> anyhow::Result<(Period, Period)> {
+pub(super) fn two_days(fault: &Fault, seed: u64, size: Size) -> anyhow::Result<(Period, Period)> {
     let sound = Truth::default();
     let mut broken = sound.clone();
     // A fault that is a change of the first day too (a budget that was there) says so.
@@ -77,8 +104,13 @@ pub(super) fn two_days(fault: &Fault, seed: u64, size: (u32, Prices)) -> anyhow:
             Change::After(apply) => apply(&mut broken),
         }
     }
-    let before = day(&first, seed.wrapping_mul(2), size)?;
-    let after = day(&broken, seed.wrapping_mul(2).wrapping_add(1), size)?;
+    let mut shades = Shades::default();
+    if size.first_price {
+        // A day that nobody looks at teaches the win rates.
+        day(&first, seed.wrapping_mul(2).wrapping_add(1 << 40), size, &mut shades)?;
+    }
+    let before = day(&first, seed.wrapping_mul(2), size, &mut shades)?;
+    let after = day(&broken, seed.wrapping_mul(2).wrapping_add(1), size, &mut shades)?;
     Ok((before, after))
 }
 
@@ -93,7 +125,8 @@ fn pick(weights: &[f64], at: f64) -> usize {
     weights.len() - 1
 }
 
-fn day(truth: &Truth, seed: u64, (auctions, prices): (u32, Prices)) -> anyhow::Result<Period> {
+fn day(truth: &Truth, seed: u64, size: Size, shades: &mut Shades) -> anyhow::Result<Period> {
+    let Size { auctions, prices, .. } = size;
     let mut rng = StdRng::seed_from_u64(seed);
     let predicted = LogNormal::new(-0.18, 0.6)?; // mean 1
     let (lognormal, gamma) = (LogNormal::new(0.0, 0.6)?, Gamma::new(3.0, 0.4)?);
@@ -104,6 +137,7 @@ fn day(truth: &Truth, seed: u64, (auctions, prices): (u32, Prices)) -> anyhow::R
         seconds: 24.0 * HOUR_S,
         target_factor: 1.0 / truth.target,
         multiplier: truth.multiplier,
+        max_bid: truth.max_bid,
         budget: if truth.budget.is_finite() { truth.budget * f64::from(auctions) } else { 0.0 },
         channels: CHANNELS.iter().map(|name| channel(name)).collect(),
         ..Period::default()
@@ -119,6 +153,7 @@ fn day(truth: &Truth, seed: u64, (auctions, prices): (u32, Prices)) -> anyhow::R
             period.off_seconds += HOUR_S;
             continue;
         }
+        shades.table = shades.rates.shading(CHANNELS.len());
         for (at, share) in truth.traffic.iter().enumerate() {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of auctions")]
             let count = (f64::from(auctions) / 24.0 * shape(hour) * share * mood).round() as u32;
@@ -129,18 +164,39 @@ fn day(truth: &Truth, seed: u64, (auctions, prices): (u32, Prices)) -> anyhow::R
                     period.exhausted_seconds += HOUR_S * left * share / truth.traffic.iter().sum::<f64>();
                     break;
                 }
-                let bid = truth.worth * predicted.sample(&mut rng) * truth.multiplier / truth.target;
+                let value = truth.worth * predicted.sample(&mut rng) / truth.target;
+                let steps = steps(truth, value, size.first_price.then_some((&shades.table, at)));
                 let others = match prices {
                     Prices::Lognormal => lognormal.sample(&mut rng),
                     Prices::Gamma => gamma.sample(&mut rng),
                 };
                 let price = truth.level[at] * others;
                 let sale = order.sample(&mut rng) * truth.order;
-                spent += auction(&mut period.channels[at], truth, (at, bid, price, sale), &mut rng);
+                spent += auction(&mut period.channels[at], truth, (at, steps, price, sale), (size, shades, &mut rng));
             }
         }
     }
     Ok(period)
+}
+
+/// How a bid comes about, as in the server.
+fn steps(truth: &Truth, value: f64, shading: Option<(&Shading, usize)>) -> Steps {
+    #[expect(clippy::cast_possible_truncation, reason = "prices of a few thousand micros")]
+    let money = |amount: f64| Micros(amount as i64);
+    let wanted = value * truth.multiplier;
+    let affordable = wanted.min(truth.max_bid);
+    let share = shading.map_or(1.0, |(table, group)| (truth.offer)(table.share(group, affordable)));
+    Steps {
+        value: money(value),
+        wanted: money(wanted),
+        affordable: money(affordable),
+        offered: money(affordable * share),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "prices of a few thousand micros")]
+fn float(amount: Micros) -> f64 {
+    amount.0 as f64
 }
 
 fn channel(name: &str) -> ChannelFigures {
@@ -153,17 +209,24 @@ fn channel(name: &str) -> ChannelFigures {
 fn auction(
     seen: &mut ChannelFigures,
     truth: &Truth,
-    (at, bid, price, sale): (usize, f64, f64, f64),
-    rng: &mut StdRng,
+    (at, steps, price, sale): (usize, Steps, f64, f64),
+    (size, shades, rng): (Size, &mut Shades, &mut StdRng),
 ) -> f64 {
+    let bid = float(steps.offered);
     seen.chances += 1.0;
     seen.bids += 1.0;
     seen.bid_sum += bid;
+    seen.own.note(steps);
+    if size.first_price {
+        shades.rates.record(at, bid, bid >= price);
+    }
+    let price = if size.first_price && bid >= price { bid } else { price };
     if bid < price {
         return 0.0;
     }
     seen.wins += 1.0;
     seen.winning_bid_sum += bid;
+    seen.winning_ln_sum += bid.ln();
     seen.spend += price;
     seen.spend_squares += price * price;
     let creative = pick(&truth.shown, rng.random());

@@ -92,6 +92,7 @@ fn unsafe_stands_in_ffi_files_only() {
         "kernels/src/ffi.rs",
         "kernels/src/cuda/ffi.rs",
         "kernels/src/cuda/ffi/memory.rs",
+        "kernels/src/cuda/ffi/order.rs",
         "kernels/src/cuda/ffi/peers.rs",
         "index/src/ffi.rs",
     ]

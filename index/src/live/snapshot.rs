@@ -10,7 +10,7 @@ use crate::live::delta::Delta;
 use crate::plan::{Effort, Method, choose};
 use crate::query::check_query;
 use crate::rows::pad;
-use crate::scan::{Scan, scan_frozen};
+use crate::scan::{Picked, Scan, scan_frozen};
 use crate::topk::TopK;
 use crate::{Bitmap, Hits, IndexError, Query};
 
@@ -111,6 +111,26 @@ impl Snapshot {
             self.delta.scan(padded, query.eligible, top);
         }
         Ok(tops.into_iter().map(TopK::into_hits).collect())
+    }
+
+    /// The best `k` of the named items that are alive, by exact scores; `query` is padded.
+    pub(crate) fn best_of(&self, query: &[f32], k: usize, slots: &[u32]) -> Hits {
+        let (mut top, mut picked, mut late) = (TopK::new(k), Picked::default(), Bitmap::new());
+        for slots in slots.chunks(Picked::CAPACITY) {
+            picked.clear();
+            for &slot in slots {
+                if self.alive.get(slot) {
+                    picked.add(slot, self.frozen.row_of(slot));
+                } else {
+                    late.set(slot);
+                }
+            }
+            picked.score_into(query, self.frozen.rows(), &mut top);
+        }
+        if !late.is_empty() {
+            self.delta.scan(query, Some(&late), &mut top);
+        }
+        top.into_hits()
     }
 
     /// Tries the lists; true when `top` then holds as many of the frozen items as there can be.

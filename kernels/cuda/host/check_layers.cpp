@@ -321,63 +321,7 @@ void rows() {
     check(right, "copy of pages, heads of " + std::to_string(head_dim));
 }
 
-void top_k() {
-    const int dim = 8 * (1 + draw(draw(3) ? 16 : 128)), count = 1 + draw(4000), queries = 1 + draw(2), k = 1 + draw(draw(2) ? 1024 : 50);
-    const bool coarse = draw(2), filtered = draw(2);
-    std::vector<float> vectors(size_t(count) * dim);
-    for (auto& v : vectors) v = coarse ? static_cast<float>(draw(2)) : normal();
-    std::vector<float> query(size_t(queries) * dim);
-    for (auto& q : query) q = coarse ? static_cast<float>(draw(2)) : normal();
-    const auto packed = rounded(vectors);
-    std::vector<uint64_t> eligible((count + 63) / 64);
-    const int share = draw(3);
-    for (int r = 0; r < count; ++r) {
-        if (draw(100) < (share == 0 ? 1 : share == 1 ? 50 : 100)) eligible[r / 64] |= uint64_t{1} << (r % 64);
-    }
-    const int block_rows = 100 + draw(1500), blocks = (count + block_rows - 1) / block_rows;
-    std::vector<uint32_t> keys(size_t(queries) * count), counts(size_t(queries) * 3 * 2048), ties(size_t(queries) * blocks), taken(queries), rows_out(size_t(queries) * k);
-    std::vector<uint64_t> found(size_t(queries) * 1024);
-    std::vector<float> scores(size_t(queries) * k);
-    LongbowTopK p{packed.data(), query.data(), filtered ? eligible.data() : nullptr, keys.data(), counts.data(), ties.data(),
-                  taken.data(), found.data(), rows_out.data(), scores.data(), count, dim, k, block_rows, 0};
-    int lanes = 1;
-    while (lanes < 32 && lanes < dim / 8) lanes *= 2;
-    const int loads = (dim / 8 + lanes - 1) / lanes;
-    const size_t shared = sizeof(longbow::SharedTop);
-    launch(blocks, queries, 512, shared, random_bits(), [&] {
-        (loads == 1 ? longbow_top_scores_1 : loads == 2 ? longbow_top_scores_2 : longbow_top_scores_4)(p, lanes);
-    });
-    for (int pass = 1; pass <= 3; ++pass) launch(blocks, queries, 512, shared, random_bits(), [&] { longbow_top_narrow(p, pass); });
-    launch(blocks, queries, 512, shared, random_bits(), [&] { longbow_top_gather(p); });
-    launch(queries, 1, 512, 8192, random_bits(), [&] { longbow_top_sort(p); });
-    bool right = true;
-    for (int q = 0; q < queries; ++q) {
-        std::vector<std::pair<uint32_t, int>> want;
-        for (int r = 0; r < count; ++r) {
-            if (filtered && !(eligible[r / 64] >> (r % 64) & 1)) continue;
-            // Rows are ordered by the kernel's own scores, and these are held to f64.
-            want.push_back({keys[size_t(q) * count + r], r});
-            double exact = 0, size = 0;
-            for (int c = 0; c < dim; ++c) {
-                const double term = double{bf16(packed[size_t(r) * dim + c])} * query[size_t(q) * dim + c];
-                exact += term;
-                size += std::abs(term);
-            }
-            right = right && std::abs(longbow::score_of(want.back().first) - exact) <= 1e-5 * size + 1e-6;
-        }
-        std::sort(want.begin(), want.end(), [](auto& a, auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
-        for (int i = 0; i < k; ++i) {
-            const uint32_t got = rows_out[size_t(q) * k + i];
-            if (i < static_cast<int>(want.size())) {
-                right = right && got == static_cast<uint32_t>(want[i].second) && scores[size_t(q) * k + i] == longbow::score_of(want[i].first);
-            } else {
-                right = right && got == 0xffffffffu;
-            }
-        }
-    }
-    check(right, "top " + std::to_string(k) + " of " + std::to_string(count) + " x " + std::to_string(dim) +
-                     (coarse ? ", many equal" : "") + (filtered ? ", filtered" : ""));
-}
+#include "check_topk.hpp"
 
 }  // namespace
 
@@ -389,7 +333,8 @@ int main(int argc, char** argv) {
         output();
         heads();
         rows();
-        top_k();
+        top_k(false);
+        top_k(true);
     }
     return failed ? 1 : 0;
 }

@@ -1,16 +1,14 @@
 // A stand-in for libcuda.so.1 that runs the kernels of this folder on the host, so that the whole GPU path (launches,
-// pages, copies, graphs) is tested where there is no GPU: the same program, another driver. Everything happens at once and
-// in order; a device pointer is a host pointer. LONGBOW_STAND_IN_CAPABILITY (90 or 80) picks the kernels' form;
-// LONGBOW_STAND_IN_FAIL=n makes the n-th launch fail as an illegal address would, and everything after it, and so does
-// LONGBOW_STAND_IN_FAIL_FILE=path once there is a file of that name.
+// pages, copies, graphs) is tested where there is no GPU: the same program, another driver. A device pointer is a host
+// pointer. Streams are as free as a driver's (`streams.hpp`). LONGBOW_STAND_IN_CAPABILITY (90 or 80) picks the kernels'
+// form; LONGBOW_STAND_IN_FAIL=n makes the n-th launch fail as an illegal address would, and everything after it, and so
+// does LONGBOW_STAND_IN_FAIL_FILE=path once there is a file of that name.
 #include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -19,6 +17,7 @@
 #include "../hopper.cuh"
 #include "entries_attention.hpp"
 #include "entries_layers.hpp"
+#include "streams.hpp"
 
 using longbow::TensorMap;
 
@@ -64,8 +63,8 @@ const Named kernels[] = {
     LONGBOW_ATTENTION_NAMED(32), LONGBOW_ATTENTION_NAMED(64), LONGBOW_ATTENTION_NAMED(128),
     LONGBOW_LAYER_NAMED(project), LONGBOW_LAYER_NAMED(output), LONGBOW_LAYER_NAMED(heads),
     LONGBOW_NAMED(embed), LONGBOW_NAMED(heads_output), LONGBOW_NAMED(copy_rows), LONGBOW_NAMED(top_scores_1),
-    LONGBOW_NAMED(top_scores_2), LONGBOW_NAMED(top_scores_4), LONGBOW_NAMED(top_narrow), LONGBOW_NAMED(top_gather),
-    LONGBOW_NAMED(top_sort),
+    LONGBOW_NAMED(top_scores_2), LONGBOW_NAMED(top_scores_4), LONGBOW_NAMED(top_bytes_1), LONGBOW_NAMED(top_bytes_2),
+    LONGBOW_NAMED(top_narrow), LONGBOW_NAMED(top_gather), LONGBOW_NAMED(top_sort), LONGBOW_NAMED(put_rows),
 };
 
 struct Graph {
@@ -74,11 +73,13 @@ struct Graph {
 
 std::map<void*, size_t> memory;
 size_t held = 0;
-// One thing at a time: the fibres of a launch share their state.
-std::recursive_mutex one;
-using Lock = std::lock_guard<std::recursive_mutex>;
-// A capture is of the thread that began it.
+using longbow::streams::Event;
+using longbow::streams::Lock;
+using longbow::streams::one;
+using longbow::streams::Stream;
+// A capture is of the thread that began it, and of one stream.
 thread_local Graph* capturing = nullptr;
+thread_local const Stream* captured = nullptr;
 int launches = 0;
 std::atomic<bool> poisoned{false};
 
@@ -116,6 +117,7 @@ Result allocate(void** to, size_t bytes) {
 
 Result release(void* p) {
     const Lock lock(one);
+    longbow::streams::run_all();
     const auto found = memory.find(p);
     if (found == memory.end()) return kInvalidValue;
     held -= found->second;
@@ -124,13 +126,21 @@ Result release(void* p) {
     return kSuccess;
 }
 
-Result move(void* to, const void* from, size_t bytes) {
-    if (capturing) {
-        capturing->steps.push_back([=] { std::memmove(to, from, bytes); });
-    } else if (!poisoned) {
-        std::memmove(to, from, bytes);
+// Written down, or given to the stream; nothing runs once the device is poisoned.
+Result give(Stream* stream, std::function<void()> step) {
+    const Lock lock(one);
+    if (capturing && stream == captured) {
+        capturing->steps.push_back(std::move(step));
+    } else {
+        longbow::streams::give(*stream, [step = std::move(step)] {
+            if (!poisoned) step();
+        });
     }
     return state();
+}
+
+Result move(void* to, const void* from, size_t bytes, Stream* stream) {
+    return give(stream, [=] { std::memmove(to, from, bytes); });
 }
 
 void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
@@ -159,21 +169,22 @@ API cuDeviceGetAttribute(int* to, int what, int) {
 API cuDevicePrimaryCtxRetain(void** c, int) { return *c = &memory, kSuccess; }
 API cuDevicePrimaryCtxRelease_v2(int) { return kSuccess; }
 API cuCtxSetCurrent(void*) { return kSuccess; }
-API cuStreamCreate(void** s, unsigned) { return *s = &memory, kSuccess; }
-API cuStreamDestroy_v2(void*) { return kSuccess; }
-API cuStreamSynchronize(void*) { return state(); }
+API cuStreamCreate(Stream** s, unsigned) { return *s = longbow::streams::make(), kSuccess; }
+API cuStreamDestroy_v2(Stream* s) { return longbow::streams::drop(s), kSuccess; }
+API cuStreamSynchronize(Stream* s) { return longbow::streams::run(*s), state(); }
+API cuStreamWaitEvent(Stream* s, Event* e, unsigned) { return longbow::streams::wait_for(*s, *e), state(); }
 API cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = kMemory - held, *total = kMemory, kSuccess; }
 API cuMemAlloc_v2(uint64_t* p, size_t bytes) { return allocate(reinterpret_cast<void**>(p), bytes); }
 API cuMemFree_v2(uint64_t p) { return release(pointer(p)); }
 API cuMemHostAlloc(void** p, size_t bytes, unsigned) { return allocate(p, bytes); }
 API cuMemFreeHost(void* p) { return release(p); }
-API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) { return move(pointer(to), from, bytes); }
-API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) { return move(to, pointer(from), bytes); }
-API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*) { return move(pointer(to), pointer(from), bytes); }
-API cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void*) {
-    if (capturing) capturing->steps.push_back([=] { std::memset(pointer(to), value, bytes); });
-    else if (!poisoned) std::memset(pointer(to), value, bytes);
-    return state();
+API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Stream* s) { return move(pointer(to), from, bytes, s); }
+API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Stream* s) { return move(to, pointer(from), bytes, s); }
+API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream* s) {
+    return move(pointer(to), pointer(from), bytes, s);
+}
+API cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, Stream* s) {
+    return give(s, [=] { std::memset(pointer(to), value, bytes); });
 }
 API cuModuleLoadData(void** m, const void*) { return *m = &memory, kSuccess; }
 API cuModuleUnload(void*) { return kSuccess; }
@@ -192,21 +203,23 @@ static std::vector<size_t> argument_sizes(const std::string& name) {
     if (name == "longbow_embed") return {sizeof(LongbowEmbed)};
     if (name == "longbow_heads_output") return {sizeof(LongbowHeads)};
     if (name == "longbow_copy_rows") return {8, 8, 8, 8, 4};
-    if (name.find("longbow_top_scores") == 0 || name == "longbow_top_narrow") return {sizeof(LongbowTopK), 4};
+    if (name == "longbow_put_rows") return {sizeof(LongbowPutRows)};
+    if (name.find("longbow_top_scores") == 0 || name.find("longbow_top_bytes") == 0 || name == "longbow_top_narrow") {
+        return {sizeof(LongbowTopK), 4};
+    }
     if (name.find("longbow_top") == 0) return {sizeof(LongbowTopK)};
     return {sizeof(LongbowDense)};
 }
 
 API cuLaunchKernel(const Named* f, unsigned x, unsigned y, unsigned, unsigned threads, unsigned, unsigned, unsigned shared,
-                   void*, void** args, void**) {
+                   Stream* stream, void** args, void**) {
     if (x == 0 || y == 0 || shared > 232448) return kInvalidValue;
-    if (!capturing) return launch(*f, x, y, threads, shared, args), state();
     std::vector<std::vector<unsigned char>> kept;
     for (const size_t bytes : argument_sizes(f->name)) {
         const auto* from = static_cast<unsigned char*>(args[kept.size()]);
         kept.emplace_back(from, from + bytes);
     }
-    capturing->steps.push_back([=] {
+    return give(stream, [=] {
         std::vector<void*> list;
         for (const auto& bytes : kept) {
             auto* copy = static_cast<unsigned char*>(std::aligned_alloc(64, (bytes.size() + 63) / 64 * 64));
@@ -216,7 +229,6 @@ API cuLaunchKernel(const Named* f, unsigned x, unsigned y, unsigned, unsigned th
         launch(*f, x, y, threads, shared, list.data());
         for (void* copy : list) std::free(copy);
     });
-    return state();
 }
 API cuTensorMapEncodeTiled(TensorMap* to, int, unsigned rank, void* base, const uint64_t* dims, const uint64_t* strides,
                            const uint32_t* box, const uint32_t*, int, int swizzle, int, int) {
@@ -228,29 +240,28 @@ API cuTensorMapEncodeTiled(TensorMap* to, int, unsigned rank, void* base, const 
     std::memcpy(static_cast<void*>(to), &map, sizeof(map));
     return kSuccess;
 }
-API cuStreamBeginCapture_v2(void*, int) { return capturing = new Graph, kSuccess; }
-API cuStreamEndCapture(void*, Graph** g) {
+API cuStreamBeginCapture_v2(Stream* s, int) { return capturing = new Graph, captured = s, kSuccess; }
+API cuStreamEndCapture(Stream*, Graph** g) {
     *g = capturing;
     capturing = nullptr;
+    captured = nullptr;
     return kSuccess;
 }
 API cuGraphInstantiateWithFlags(Graph** exec, Graph* g, uint64_t) { return *exec = new Graph(*g), kSuccess; }
 API cuGraphDestroy(Graph* g) { return delete g, kSuccess; }
-API cuGraphExecDestroy(Graph* g) { return delete g, kSuccess; }
-API cuGraphLaunch(Graph* g, void*) {
-    const Lock lock(one);
-    for (const auto& step : g->steps) step();
-    return state();
+API cuGraphExecDestroy(Graph* g) { return longbow::streams::run_all(), delete g, kSuccess; }
+API cuGraphLaunch(Graph* g, Stream* s) {
+    return give(s, [g] {
+        for (const auto& step : g->steps) step();
+    });
 }
-API cuEventCreate(void** e, unsigned) { return *e = new std::chrono::steady_clock::time_point, kSuccess; }
-API cuEventDestroy_v2(std::chrono::steady_clock::time_point* e) { return delete e, kSuccess; }
-API cuEventRecord(std::chrono::steady_clock::time_point* e, void*) { return *e = std::chrono::steady_clock::now(), state(); }
-API cuEventSynchronize(void*) { return state(); }
-API cuEventElapsedTime_v2(float* ms, std::chrono::steady_clock::time_point* a, std::chrono::steady_clock::time_point* b) {
-    return *ms = std::chrono::duration<float, std::milli>(*b - *a).count(), kSuccess;
+API cuEventCreate(Event** e, unsigned) { return *e = new Event, kSuccess; }
+API cuEventDestroy_v2(Event* e) { return longbow::streams::run_all(), delete e, kSuccess; }
+API cuEventRecord(Event* e, Stream* s) { return longbow::streams::record(*s, *e), state(); }
+API cuEventSynchronize(Event* e) { return longbow::streams::run_to(*e), state(); }
+API cuEventElapsedTime_v2(float* ms, Event* a, Event* b) {
+    return *ms = std::chrono::duration<float, std::milli>(b->at - a->at).count(), kSuccess;
 }
-API cuEventElapsedTime(float* ms, std::chrono::steady_clock::time_point* a, std::chrono::steady_clock::time_point* b) {
-    return cuEventElapsedTime_v2(ms, a, b);
-}
+API cuEventElapsedTime(float* ms, Event* a, Event* b) { return cuEventElapsedTime_v2(ms, a, b); }
 API cuGetErrorName(int code, const char** text) { return *text = code == kIllegalAddress ? "illegal address" : "error", kSuccess; }
 API cuGetErrorString(int code, const char** text) { return cuGetErrorName(code, text); }

@@ -17,6 +17,9 @@ extern "C" void longbow_copy_rows(const LongbowCopy*, uint16_t*, int64_t*, int64
 extern "C" void longbow_top_scores_1(LongbowTopK, int);
 extern "C" void longbow_top_scores_2(LongbowTopK, int);
 extern "C" void longbow_top_scores_4(LongbowTopK, int);
+extern "C" void longbow_top_bytes_1(LongbowTopK, int);
+extern "C" void longbow_top_bytes_2(LongbowTopK, int);
+extern "C" void longbow_put_rows(LongbowPutRows);
 extern "C" void longbow_top_narrow(LongbowTopK, int);
 extern "C" void longbow_top_gather(LongbowTopK);
 extern "C" void longbow_top_sort(LongbowTopK);

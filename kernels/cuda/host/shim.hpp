@@ -172,6 +172,11 @@ inline uint4 load_streaming(const void* p) {
     return v;
 }
 inline int count_bits(uint32_t v) { return __builtin_popcount(v); }
+inline int nearest(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline int32_t dot4(uint32_t a, uint32_t b, int32_t c) {
+    for (int i = 0; i < 32; i += 8) c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+    return c;
+}
 
 // As coarse as the device's: 11 bits after the point.
 inline float tanh_fast(float x) {

@@ -24,8 +24,9 @@ pub(super) const DENSE_K_MAX: usize = 1024;
 pub struct CudaEngine {
     device: Arc<Device>,
     form: Form,
-    functions: HashMap<String, Function>,
-    _modules: [Module; 2],
+    functions: Arc<HashMap<String, Function>>,
+    /// The functions live as long as these.
+    modules: Arc<[Module; 2]>,
 }
 
 impl CudaEngine {
@@ -70,15 +71,28 @@ impl CudaEngine {
             "top_scores_1",
             "top_scores_2",
             "top_scores_4",
+            "top_bytes_1",
+            "top_bytes_2",
             "top_narrow",
             "top_gather",
             "top_sort",
+            "put_rows",
         ] {
             let name = format!("longbow_{name}");
             let function = layers.function(&name, 0)?;
             functions.insert(name, function);
         }
-        Ok(Self { device, form, functions, _modules: [attention, layers] })
+        let (functions, modules) = (Arc::new(functions), Arc::new([attention, layers]));
+        Ok(Self { device, form, functions, modules })
+    }
+
+    /// The same kernels on a stream of their own, for a thread of its own: see [`Device::beside`].
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn beside(&self) -> Result<Self, CudaError> {
+        let (functions, modules) = (Arc::clone(&self.functions), Arc::clone(&self.modules));
+        Ok(Self { device: self.device.beside()?, form: self.form, functions, modules })
     }
 
     /// The device.

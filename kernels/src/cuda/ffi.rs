@@ -1,8 +1,9 @@
 //! The only place of the GPU path with `unsafe` (with its parts in `ffi/`): the driver's calls behind handles that free
 //! themselves.
 //!
-//! A [`Device`] has one context and one stream, and all work goes to that stream in order. Memory is given back only
-//! after a synchronisation or in stream order, so nothing on the device outlives what it reads.
+//! A [`Device`] has one context and two streams: all work goes to one in order, uploads that shall run beside it to the other,
+//! and a [`Mark`] orders the two. Memory is given back only after a synchronisation or in stream order, so nothing on the
+//! device outlives what it reads.
 #![allow(unsafe_code, reason = "an FFI file: each block says why it is sound")]
 
 use std::ffi::{CString, c_void};
@@ -12,9 +13,11 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 mod memory;
+mod order;
 mod peers;
 
 pub use memory::{Buffer, Pinned, Region, bytes_of};
+pub use order::Mark;
 pub use peers::MatrixProduct;
 
 use super::error::{CudaError, Wrap};
@@ -33,13 +36,14 @@ macro_rules! plain {
         unsafe impl Plain for $t {}
     )* };
 }
-plain!(u8, u16, u32, u64, i32, i64, f32);
+plain!(u8, u16, u32, u64, i8, i32, i64, f32);
 plain!(
     super::params::Attend,
     super::params::Copy,
     super::params::Dense,
     super::params::Embed,
     super::params::Heads,
+    super::params::PutRows,
     super::params::Sums,
     super::params::TensorMap,
     super::params::TimeBias,
@@ -85,13 +89,14 @@ fn info(ordinal: i32) -> Result<DeviceInfo, CudaError> {
     })
 }
 
-/// A context on one GPU with one stream.
+/// A context on one GPU with a stream for work and one for uploads beside it.
 #[derive(Debug)]
 pub struct Device {
     info: DeviceInfo,
     handle: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    uploads: sys::CUstream,
 }
 
 // SAFETY: contexts and streams may be used from any thread; every call makes the context current first.
@@ -109,12 +114,25 @@ impl Device {
         let found = usize::try_from(ordinal).ok().and_then(|at| list.into_iter().nth(at));
         let info = found.ok_or(CudaError::NoDevice { ordinal })?;
         let handle = result::device::get(ordinal).wrap("find the device")?;
+        Self::on(info, handle)
+    }
+
+    fn on(info: DeviceInfo, handle: sys::CUdevice) -> Result<Arc<Self>, CudaError> {
         // SAFETY: `handle` comes from the driver; the reference is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(handle) }.wrap("make a context")?;
         // SAFETY: the context was just made.
         unsafe { result::ctx::set_current(context) }.wrap("use the context")?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).wrap("make a stream")?;
-        Ok(Arc::new(Self { info, handle, context, stream }))
+        let make = || result::stream::create(result::stream::StreamKind::NonBlocking).wrap("make a stream");
+        Ok(Arc::new(Self { info, handle, context, stream: make()?, uploads: make()? }))
+    }
+
+    /// The same device with streams of its own: what is started here runs beside what is started there, and waits for
+    /// nothing of it. Memory must stay with the one that it was made by.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn beside(&self) -> Result<Arc<Self>, CudaError> {
+        Self::on(self.info.clone(), self.handle)
     }
 
     /// What the device is.
@@ -134,8 +152,11 @@ impl Device {
     /// [`CudaError`] of whatever ran.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.wrap("run on the device")
+        for stream in [self.uploads, self.stream] {
+            // SAFETY: the streams live as long as `self`.
+            unsafe { result::stream::synchronize(stream) }.wrap("run on the device")?;
+        }
+        Ok(())
     }
 
     /// Loads compiled kernels.
@@ -192,18 +213,13 @@ impl Device {
     ///
     /// # Errors
     /// [`CudaError`] of `work` or of the device.
-    pub fn time(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<f32, CudaError> {
+    pub fn time(self: &Arc<Self>, work: impl FnOnce() -> Result<(), CudaError>) -> Result<f32, CudaError> {
         self.bind()?;
-        let (began, ended) = (Event::new()?, Event::new()?);
-        // SAFETY: events and stream live through the calls.
-        unsafe { result::event::record(began.0, self.stream) }.wrap("note the time")?;
+        let (began, ended) = (self.clock()?, self.clock()?);
+        self.reach(&began)?;
         work()?;
-        // SAFETY: as above.
-        unsafe { result::event::record(ended.0, self.stream) }.wrap("note the time")?;
-        // SAFETY: as above.
-        unsafe { result::event::synchronize(ended.0) }.wrap("run on the device")?;
-        // SAFETY: both events have been recorded and have happened.
-        unsafe { result::event::elapsed(began.0, ended.0) }.wrap("read the time")
+        self.reach(&ended)?;
+        ended.since(&began)
     }
 
     /// Writes down what `work` starts as one graph, without running it.
@@ -247,24 +263,10 @@ impl Drop for Device {
         // SAFETY: nothing else holds the stream or this reference to the context: buffers hold an `Arc` of `self`.
         unsafe {
             let _ = result::ctx::set_current(self.context);
+            let _ = result::stream::destroy(self.uploads);
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.handle);
         }
-    }
-}
-
-struct Event(sys::CUevent);
-
-impl Event {
-    fn new() -> Result<Self, CudaError> {
-        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).wrap("make an event").map(Self)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once.
-        let _ = unsafe { result::event::destroy(self.0) };
     }
 }
 

@@ -186,6 +186,7 @@ pub struct Copy {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TopK {
     pub(super) vectors: u64,
+    pub(super) scales: u64,
     pub(super) queries: u64,
     pub(super) eligible: u64,
     pub(super) keys: u64,
@@ -196,10 +197,24 @@ pub(super) struct TopK {
     pub(super) out_rows: u64,
     pub(super) out_scores: u64,
     pub(super) rows: i64,
+    pub(super) eligible_words: i64,
     pub(super) dim: i32,
     pub(super) k: i32,
     pub(super) block_rows: i32,
     pub(super) reserved: i32,
+}
+
+/// Rows of vectors that change.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PutRows {
+    pub(super) rows: u64,
+    pub(super) numbers: u64,
+    pub(super) new_scales: u64,
+    pub(super) vectors: u64,
+    pub(super) scales: u64,
+    pub(super) count: i32,
+    pub(super) row_bytes: i32,
 }
 
 /// A matrix as the tensor copy engine sees it: opaque to us.
@@ -218,5 +233,6 @@ const _: () = assert!(size_of::<Embed>() == 104);
 const _: () = assert!(size_of::<Dense>() == 184);
 const _: () = assert!(size_of::<Heads>() == 64);
 const _: () = assert!(size_of::<Copy>() == 16);
-const _: () = assert!(size_of::<TopK>() == 104);
+const _: () = assert!(size_of::<TopK>() == 120);
+const _: () = assert!(size_of::<PutRows>() == 48);
 const _: () = assert!(size_of::<TensorMap>() == 128);

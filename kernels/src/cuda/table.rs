@@ -1,4 +1,4 @@
-//! Tables that the kernels read: a layer's time bias by cells, and bf16 numbers.
+//! A table that the kernels read: a layer's time bias by cells.
 
 use super::params::{CELLS, Cell, TimeBias};
 use crate::bucket::{BUCKETS, bucket_edges, time_bucket};
@@ -41,22 +41,6 @@ fn cell_start(at: usize) -> i64 {
     ((1_i64 << octave) * (4 + quarter) + 3) / 4
 }
 
-/// The nearest bf16, ties to even; NaN stays one.
-#[must_use]
-pub fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return 0x7fff;
-    }
-    ((bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16) as u16
-}
-
-/// A bf16 as f32.
-#[must_use]
-pub fn from_bf16(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,14 +78,5 @@ mod tests {
         for octave in 0..54 {
             (-3..=3).map(|i| (1_i64 << octave) + i).filter(|d| *d >= 1).for_each(check);
         }
-    }
-
-    #[test]
-    fn bf16_rounds_to_even() {
-        assert_eq!(bf16(1.0), 0x3f80);
-        assert_eq!(bf16(f32::from_bits(0x3f80_8000)), 0x3f80);
-        assert_eq!(bf16(f32::from_bits(0x3f81_8000)), 0x3f82);
-        assert!(from_bf16(bf16(f32::NAN)).is_nan());
-        assert_eq!(from_bf16(bf16(-3.5)), -3.5);
     }
 }

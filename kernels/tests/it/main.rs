@@ -3,6 +3,8 @@
 
 mod agreement;
 mod bf16;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dense;
 mod edges;
 mod exactness;

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use longbow_kernels::Engine;
-use longbow_kernels::cuda::{CudaEngine, CudaError, MatrixProduct, TopK, TopKScratch, bf16};
+use longbow_kernels::cuda::{Ask, CudaEngine, CudaError, ItemSearch, Precision, TopK, TopKScratch, Vectors, bf16};
 use longbow_model::cuda::CudaEncoder;
 use longbow_model::{Advance, Config, CpuEncoder, Encoder, Finish, ItemTable, Model, Score, Seed, Window};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::Failure;
+use crate::peers;
 use crate::world::{Shape, World};
 
 /// Measurements of one figure, of which the median counts.
@@ -27,14 +28,14 @@ const PUBLIC: [(usize, usize, f64); 6] = [
 ];
 
 /// Median milliseconds of what `work` starts.
-fn median(engine: &CudaEngine, work: impl Fn() -> Result<(), CudaError>) -> Result<f64, CudaError> {
+pub(crate) fn median(engine: &CudaEngine, work: impl Fn() -> Result<(), CudaError>) -> Result<f64, CudaError> {
     work()?;
     let mut times = (0..ROUNDS).map(|_| engine.device().time(&work)).collect::<Result<Vec<f32>, _>>()?;
     times.sort_by(f32::total_cmp);
     Ok(f64::from(times[ROUNDS / 2]))
 }
 
-fn row(what: &str, figure: String, peer: String, goal: &str) {
+pub(crate) fn row(what: &str, figure: String, peer: String, goal: &str) {
     println!("| {what} | {figure} | {peer} | {goal} |");
 }
 
@@ -43,43 +44,16 @@ pub(crate) fn run(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> 
         println!("Sizes are shrunk, so these figures only show that everything runs.\n");
     }
     println!("| what | figure | peer in this run | goal |\n| --- | --- | --- | --- |");
-    let matmul = matrix_product(engine, if small { 64 } else { 8192 })?;
-    let bandwidth = copy_bandwidth(engine, if small { 1 << 20 } else { 1 << 30 })?;
+    let matmul = peers::matrix_product(engine, if small { 64 } else { 8192 })?;
+    let bandwidth = peers::copy_bandwidth(engine, if small { 1 << 20 } else { 1 << 30 })?;
     let shrink = if small { 64 } else { 1 };
     for (head_dim, keys, public) in PUBLIC {
         history(engine, (head_dim, keys / shrink, public), matmul, small)?;
     }
+    peers::projection(engine, if small { 200 } else { 16_384 })?;
     top_k(engine, if small { 2000 } else { 1_000_000 }, bandwidth)?;
     serving(engine, small)?;
     Ok(())
-}
-
-/// TFLOP/s of the vendor's product.
-fn matrix_product(engine: &CudaEngine, n: usize) -> Result<Option<f64>, Failure> {
-    let mut rng = StdRng::seed_from_u64(7);
-    let numbers: Vec<u16> = (0..1 << 20).map(|_| bf16(rng.random_range(-1.0_f32..1.0))).collect();
-    let Some(product) = MatrixProduct::new(engine.device(), n, &numbers)? else {
-        row(&format!("bf16 matrix product {n}^3"), "cublasLt is absent".to_owned(), String::new(), "");
-        return Ok(None);
-    };
-    let rate = 2.0 * (n as f64).powi(3) / (median(engine, || product.start())? * 1e9);
-    row(&format!("bf16 matrix product {n}^3, cublasLt"), format!("{rate:.0} TFLOP/s"), String::new(), "");
-    Ok(Some(rate))
-}
-
-/// Bytes read and written in a second by a copy on the device.
-fn copy_bandwidth(engine: &CudaEngine, bytes: usize) -> Result<f64, Failure> {
-    let device = engine.device();
-    let (from, to) = (device.alloc::<u8>(bytes)?, device.alloc::<u8>(bytes)?);
-    // Not zeros, which may move faster than data does.
-    let mut rng = StdRng::seed_from_u64(8);
-    let drawn: Vec<u8> = (0..1 << 20).map(|_| rng.random()).collect();
-    for at in (0..bytes).step_by(drawn.len()) {
-        device.upload_slice(&from, at, &drawn[..drawn.len().min(bytes - at)])?;
-    }
-    let rate = 2.0 * bytes as f64 / (median(engine, || device.copy(&from, &to, bytes))? / 1e3);
-    row("copy on the device", format!("{:.2} TB/s", rate / 1e12), String::new(), "");
-    Ok(rate)
 }
 
 fn history(
@@ -113,28 +87,57 @@ fn history(
     Ok(())
 }
 
+/// Device time of the search kernels over vectors of either precision, and a search as the server asks for it.
 fn top_k(engine: &CudaEngine, rows: usize, bandwidth: f64) -> Result<(), Failure> {
     let (dim, device, k) = (128, engine.device(), 1000.min(rows / 2));
     let mut rng = StdRng::seed_from_u64(3);
-    let vectors = device.alloc(rows * dim)?;
-    let drawn: Vec<u16> = (0..1000 * dim).map(|_| bf16(rng.random_range(-1.0_f32..1.0))).collect();
-    for at in (0..rows).step_by(1000) {
-        device.upload_slice(&vectors, at * dim, &drawn[..(rows - at).min(1000) * dim])?;
+    // Any bytes are int8 numbers, and as halves of bf16 below they are made from numbers that are sound.
+    let drawn: Vec<u8> = (0..1000 * dim).flat_map(|_| bf16(rng.random_range(-1.0_f32..1.0)).to_le_bytes()).collect();
+    let numbers = device.alloc::<u8>(2 * rows * dim)?;
+    for at in (0..numbers.len()).step_by(drawn.len()) {
+        device.upload_slice(&numbers, at, &drawn[..drawn.len().min(numbers.len() - at)])?;
     }
+    let scales = device.alloc::<f32>(rows)?;
+    device.upload_slice(&scales, 0, &vec![1.0 / 127.0; rows])?;
     let queries = device.alloc(dim)?;
     device.upload_slice(&queries, 0, &(0..dim).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>())?;
     let (out_rows, out_scores) = (device.alloc::<u32>(k)?, device.alloc::<f32>(k)?);
     let scratch = TopKScratch::new(device, rows, 1)?;
-    let search = TopK { vectors: vectors.region(), dim, queries: queries.region(), eligible: None, k };
-    let ms = median(engine, || engine.top_k(&search, &scratch, (out_rows.region(), out_scores.region())))?;
-    let rate = (rows * dim * 2) as f64 / (ms / 1e3);
-    let peer = format!("copy: {:.2}", rate / bandwidth);
-    row(
-        &format!("exact top {k} of {rows} x {dim} bf16"),
-        format!("{:.2} TB/s ({ms:.3} ms)", rate / 1e12),
-        peer,
-        "0.7 of the copy",
-    );
+    let bf16 = ("bf16", 2, Vectors::Bf16(numbers.part(0, rows * dim)));
+    let int8 = Vectors::Int8 { numbers: numbers.part(0, rows * dim), scales: scales.region() };
+    for (name, bytes, vectors) in [bf16, ("int8", 1, int8)] {
+        let search = TopK { vectors, dim, queries: queries.region(), eligible: None, eligible_words: 0, k };
+        let ms = median(engine, || engine.top_k(&search, &scratch, (out_rows.region(), out_scores.region())))?;
+        let rate = (rows * dim * bytes) as f64 / (ms / 1e3);
+        let peer = format!("copy: {:.2}", rate / bandwidth);
+        let what = format!("exact top {k} of {rows} x {dim} {name}");
+        row(&what, format!("{:.2} TB/s ({ms:.3} ms)", rate / 1e12), peer, "0.7 of the copy");
+    }
+    drop((numbers, scales, scratch));
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let mut search = ItemSearch::new(engine, precision, dim, rows)?;
+        let some: Vec<f32> = (0..1000 * dim).map(|_| rng.random_range(-1.0_f32..1.0)).collect();
+        for at in (0..rows).step_by(1000) {
+            let slots: Vec<u32> = (at..rows.min(at + 1000)).map(|row| row as u32).collect();
+            search.put(&slots, &some[..slots.len() * dim])?;
+        }
+        let eligible: Vec<u64> = (0..rows.div_ceil(64)).map(|_| rng.random()).collect();
+        let ask = Ask { vector: &some[..dim], k, eligible: Some(&eligible) };
+        let mut times = Vec::new();
+        for _ in 0..=ROUNDS {
+            let began = Instant::now();
+            search.find(&[ask])?;
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        times.sort_by(f64::total_cmp);
+        let figure = format!("{:.3} ms", times[times.len() / 2]);
+        row(
+            &format!("the same as the server asks, half eligible, {precision:?}"),
+            figure,
+            "wall clock, with all copies".to_owned(),
+            "",
+        );
+    }
     Ok(())
 }
 

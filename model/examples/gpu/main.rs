@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a command line tool answers on stdout")]
 
 mod goals;
+mod peers;
 mod shapes;
 mod world;
 

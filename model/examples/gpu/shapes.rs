@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longbow_kernels::cuda::{CudaEngine, Form, TopK, TopKScratch, bf16, from_bf16};
+use longbow_kernels::cuda::{Ask, CudaEngine, Form, ItemSearch, K_MAX, Precision};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -31,7 +31,9 @@ pub(crate) fn run(engine: &Arc<CudaEngine>, small: bool, seed: u64) -> Result<bo
     }
     let tops: &[usize] = if small { &[1000] } else { &[1, 1000, 100_000, 1_000_003] };
     for &rows in tops {
-        pass &= top_k(engine, rows, &mut rng)?;
+        for precision in [Precision::Bf16, Precision::Int8] {
+            pass &= top_k(engine, (rows, precision), &mut rng)?;
+        }
     }
     println!();
     Ok(pass)
@@ -57,50 +59,34 @@ fn attention(engine: &CudaEngine, shape: Shape, form: Form, seed: u64) -> Result
     Ok(ok)
 }
 
-fn top_k(engine: &CudaEngine, rows: usize, rng: &mut StdRng) -> Result<bool, Failure> {
-    let (dim, device) = (128, engine.device());
-    let k = rng.random_range(1..=1024);
-    let vectors: Vec<u16> = (0..rows * dim).map(|_| bf16(rng.random_range(-1.0_f32..1.0))).collect();
+fn top_k(engine: &CudaEngine, (rows, precision): (usize, Precision), rng: &mut StdRng) -> Result<bool, Failure> {
+    let dim = 128;
+    let k = rng.random_range(1..=K_MAX);
+    let vectors: Vec<f32> = (0..rows * dim).map(|_| rng.random_range(-1.0_f32..1.0)).collect();
     let query: Vec<f32> = (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect();
     let eligible: Vec<u64> = (0..rows.div_ceil(64)).map(|_| rng.random()).collect();
-    let (on_device, queries, bits) = (device.alloc(rows * dim)?, device.alloc(dim)?, device.alloc(eligible.len())?);
-    device.upload_slice(&on_device, 0, &vectors)?;
-    device.upload_slice(&queries, 0, &query)?;
-    device.upload_slice(&bits, 0, &eligible)?;
-    let (out_rows, out_scores) = (device.alloc::<u32>(k)?, device.alloc::<f32>(k)?);
-    let scratch = TopKScratch::new(device, rows, 1)?;
-    let search = TopK { vectors: on_device.region(), dim, queries: queries.region(), eligible: Some(bits.region()), k };
-    engine.top_k(&search, &scratch, (out_rows.region(), out_scores.region()))?;
-    let (mut found, mut scores) = (device.pinned::<u32>(k)?, device.pinned::<f32>(k)?);
-    device.download(&out_rows, &mut found, k)?;
-    device.download(&out_scores, &mut scores, k)?;
-    device.synchronize()?;
+    let mut search = ItemSearch::new(engine, precision, dim, rows)?;
+    search.put(&(0..rows as u32).collect::<Vec<_>>(), &vectors)?;
+    let found = search.find(&[Ask { vector: &query, k, eligible: Some(&eligible) }])?.swap_remove(0);
     let exact = |row: usize| -> f64 {
-        vectors[row * dim..(row + 1) * dim]
-            .iter()
-            .zip(&query)
-            .map(|(v, q)| f64::from(from_bf16(*v)) * f64::from(*q))
-            .sum()
+        let kept = precision.rounded(&vectors[row * dim..(row + 1) * dim]);
+        kept.iter().zip(&query).map(|(v, q)| f64::from(*v) * f64::from(*q)).sum()
     };
-    let mut best: Vec<(f64, usize)> =
-        (0..rows).filter(|row| eligible[row / 64] >> (row % 64) & 1 == 1).map(|row| (exact(row), row)).collect();
+    let may = |row: usize| eligible[row / 64] >> (row % 64) & 1 == 1;
+    let mut best: Vec<(f64, usize)> = (0..rows).filter(|&row| may(row)).map(|row| (exact(row), row)).collect();
     best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     best.truncate(k);
     // Rounding may swap neighbours, so scores are compared place by place, and each row with its own score.
+    let mut right = found.len() == best.len();
     let mut worst = 0.0_f64;
-    let mut right = true;
-    for (at, &row) in found.as_slice().iter().enumerate() {
-        match best.get(at) {
-            Some((score, _)) if (row as usize) < rows => {
-                worst = worst.max((f64::from(scores.as_slice()[at]) - score).abs());
-                right &= eligible[row as usize / 64] >> (row % 64) & 1 == 1;
-                worst = worst.max((exact(row as usize) - f64::from(scores.as_slice()[at])).abs());
-            }
-            Some(_) => right = false,
-            None => right &= row == u32::MAX,
-        }
+    for ((row, score), (want, _)) in found.iter().zip(&best) {
+        let row = *row as usize;
+        right &= row < rows && may(row);
+        worst = worst.max((f64::from(*score) - want).abs());
+        worst = worst.max(if row < rows { (exact(row) - f64::from(*score)).abs() } else { f64::INFINITY });
     }
     let ok = right && worst < 1e-3;
-    println!("| top {k} of {rows} x {dim}, half eligible | | {worst:.2e} | | {} |", if ok { "ok" } else { "FAIL" });
+    let verdict = if ok { "ok" } else { "FAIL" };
+    println!("| top {k} of {rows} x {dim} {precision:?}, half eligible | | {worst:.2e} | | {verdict} |");
     Ok(ok)
 }

@@ -3,6 +3,7 @@
 use longbow_kernels::{Affine, KernelError, LayerNorm, MatrixMut, MatrixRef};
 
 use super::pass::{Candidates, Pass, Scratch, room};
+use super::watch::Stage;
 
 /// Epsilon of the norm before z, and of the heads' own norm.
 const INPUT_EPSILON: f32 = 1e-6;
@@ -16,7 +17,7 @@ impl Pass<'_> {
         let Some(heads) = &self.weights.heads else { return Ok(&[]) };
         let (rows, dim, hidden, tasks) = (self.rows, self.item_dim(), heads.hidden, heads.tasks);
         let width = self.width();
-        let Scratch { x, norm, hidden: h, hidden_norm, probs, .. } = &mut *self.scratch;
+        let Scratch { x, norm, hidden: h, hidden_norm, probs, watch, .. } = &mut *self.scratch;
         let z = room(norm, rows * dim);
         let row = MatrixRef::dense(x, rows, width)?.cols_at(0, dim);
         let norm = LayerNorm { epsilon: INPUT_EPSILON, affine: None };
@@ -39,6 +40,7 @@ impl Pass<'_> {
         let h = MatrixRef::dense(h, rows, hidden)?;
         self.engine.linear(h, heads.output(), MatrixMut::dense(probs, rows, tasks)?)?;
         probs.iter_mut().for_each(|p| *p = sigmoid(*p));
+        watch.lap(Stage::Heads);
         Ok(probs)
     }
 }

@@ -2,6 +2,7 @@
 
 use longbow_kernels::{CandidateSeq, CausalSeq, Engine, KernelError, KvBlock, MatrixMut, MatrixRef, recycle};
 
+use super::watch::{Stage, Watch};
 use super::weights::Weights;
 use crate::encoder::Finish;
 use crate::items::ItemTable;
@@ -23,6 +24,7 @@ pub(super) struct Scratch {
     pub(super) hidden: Vec<f32>,
     pub(super) hidden_norm: Vec<f32>,
     pub(super) probs: Vec<f32>,
+    pub(super) watch: Watch,
     lists: Lists,
 }
 
@@ -205,9 +207,11 @@ impl<'a> Pass<'a> {
                 at += 1;
             }
         }
+        self.lap(Stage::Embed);
         let layers = self.weights.layers.len();
         for layer in 0..layers {
             self.project(layer)?;
+            self.lap(Stage::Project);
             let [v, _, k] = self.vqk()?;
             let mut at = 0;
             for part in parts.iter_mut() {
@@ -215,9 +219,12 @@ impl<'a> Pass<'a> {
                 part.write(layer, k.rows_at(at, count), v.rows_at(at, count));
                 at += count;
             }
+            self.lap(Stage::Keep);
             if outputs || layer + 1 < layers {
                 self.attend_history(layer, parts)?;
+                self.lap(Stage::Attend);
                 self.output(layer)?;
+                self.lap(Stage::Output);
             }
         }
         Ok(())
@@ -233,15 +240,24 @@ impl<'a> Pass<'a> {
                 at += 1;
             }
         }
+        self.lap(Stage::Embed);
         for layer in 0..self.weights.layers.len() {
             self.project(layer)?;
+            self.lap(Stage::Project);
             self.attend_candidates(layer, parts)?;
+            self.lap(Stage::Attend);
             self.output(layer)?;
+            self.lap(Stage::Output);
         }
         Ok(())
     }
 
+    fn lap(&mut self, stage: Stage) {
+        self.scratch.watch.lap(stage);
+    }
+
     fn start(&mut self, rows: usize) {
+        self.scratch.watch.begin();
         let config = &self.weights.config;
         self.rows = rows;
         room(&mut self.scratch.x, rows * config.embedding_dim);

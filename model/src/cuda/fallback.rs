@@ -31,6 +31,14 @@ impl DeviceHealth {
     pub fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }
+
+    /// Notes a call that failed, by whoever made it, and whether every later one will.
+    pub fn note(&self, lost: bool) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        if lost {
+            self.lost.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// Runs on the GPU. A call that fails there fails for its jobs; once the context is poisoned, further calls run on the
@@ -63,15 +71,25 @@ impl FallbackEncoder {
 
     /// Notes what a call on the device gave.
     fn note<T>(&mut self, result: Result<T, EncodeError>) -> Result<T, EncodeError> {
+        let lost = self.gpu.as_ref().is_some_and(CudaEncoder::lost);
         if matches!(result, Err(EncodeError::Kernel(_))) {
-            self.health.faults.fetch_add(1, Ordering::Relaxed);
+            self.health.note(lost);
         }
-        if self.gpu.as_ref().is_some_and(CudaEncoder::lost) {
-            self.health.lost.store(true, Ordering::Release);
+        if lost {
             // Freeing memory of a poisoned context fails, quietly; pages that states still hold keep the pool.
             self.gpu = None;
         }
         result
+    }
+
+    /// The GPU, unless it is lost: somebody else who uses it may have found that out.
+    fn gpu(&mut self) -> Option<&mut CudaEncoder> {
+        if self.health.lost()
+            && let Some(gpu) = self.gpu.take()
+        {
+            gpu.lose();
+        }
+        self.gpu.as_mut()
     }
 }
 
@@ -89,7 +107,7 @@ impl Encoder for FallbackEncoder {
     }
 
     fn advance(&mut self, jobs: &mut [Advance<'_>]) -> Result<(), EncodeError> {
-        if let Some(gpu) = &mut self.gpu {
+        if let Some(gpu) = self.gpu() {
             let result = gpu.advance(jobs);
             return self.note(result);
         }
@@ -102,7 +120,7 @@ impl Encoder for FallbackEncoder {
     }
 
     fn finish(&mut self, jobs: &[Finish<'_>]) -> Result<Vec<Encoded>, EncodeError> {
-        if let Some(gpu) = &mut self.gpu {
+        if let Some(gpu) = self.gpu() {
             let result = gpu.finish(jobs);
             return self.note(result);
         }
@@ -116,7 +134,7 @@ impl Encoder for FallbackEncoder {
     }
 
     fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError> {
-        if let Some(gpu) = &mut self.gpu {
+        if let Some(gpu) = self.gpu() {
             let result = gpu.score(jobs);
             return self.note(result);
         }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use longbow_kernels::cuda::{
     Attention, Bias, Buffer, CudaEngine, CudaError, DenseIn, Device, Embedding, Graph, HeadsEnd, HeadsIn, Output,
-    PageCopy, PageStore, Pinned, Plain, Plan, Project, Region, Rows, Sums, Work, bytes_of,
+    PageCopy, PageStore, Plan, Project, Region, Rows,
 };
 
 use super::items::ItemMirror;
+use super::stage::{Layout, Stage, Staged, room, staged, write};
 use super::weights::{Heads, Weights};
 
 /// Passes kept as graphs.
@@ -45,91 +46,75 @@ pub(super) struct Batch {
 
 /// Everything that the launches of a pass depend on beside the contents of the staged lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     kind: Kind,
     rows: usize,
-    work: usize,
-    copies: usize,
-    tables: usize,
+    pub(super) work: usize,
+    pub(super) copies: usize,
+    pub(super) tables: usize,
+    stage: usize,
 }
 
 /// Device memory of passes, and passes that were written down as graphs.
+///
+/// The lists of a pass go up on a stream of their own, so that those of the next one do while it runs; each stage belongs to
+/// one pass at a time. Everything else is used by passes one after the other.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    stage: Pinned<u8>,
-    staged: Buffer<u8>,
+    stages: [Stage; 2],
+    /// The stage of a pass that was started and whose results were not waited for.
+    open: Option<usize>,
     x: Buffer<f32>,
     packed: Buffer<u16>,
     sums: Buffer<f32>,
     hidden: Buffer<f32>,
     probs: Buffer<f32>,
-    results: Pinned<f32>,
     graphs: HashMap<Key, Option<Graph>>,
 }
 
-/// Where each staged list begins.
-#[derive(Debug, Clone, Copy, Default)]
-struct Layout {
-    at: [usize; 10],
-    bytes: usize,
-}
-
-impl Layout {
-    /// Room for lists of these byte lengths; the lengths are rounded up so that similar passes share a layout.
-    fn new(lens: [usize; 10]) -> Self {
-        let mut layout = Self::default();
-        for (at, len) in layout.at.iter_mut().zip(lens) {
-            *at = layout.bytes;
-            layout.bytes += len.next_multiple_of(4096).max(4096);
-        }
-        layout
-    }
-}
-
-/// The lists of a pass on the device.
-struct Staged<'a> {
-    items: Region<'a, u32>,
-    actions: Region<'a, u16>,
-    positions: Region<'a, i32>,
-    slots: Region<'a, i32>,
-    times: Region<'a, i64>,
-    next_times: Region<'a, i64>,
-    tables: Region<'a, i32>,
-    copies: Region<'a, PageCopy>,
-    work: Region<'a, Work>,
-    sums: Region<'a, Sums>,
+/// A pass that was started: its stage, and how many results it gives.
+#[derive(Debug, Clone, Copy)]
+#[must_use = "results are to be waited for"]
+pub(super) struct Started {
+    stage: usize,
+    results: usize,
 }
 
 impl Scratch {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self, CudaError> {
-        Ok(Self {
-            stage: device.pinned(1 << 16)?,
-            staged: device.alloc(1 << 16)?,
+        let scratch = Self {
+            stages: [Stage::new(device)?, Stage::new(device)?],
+            open: None,
             x: device.alloc(0)?,
             packed: device.alloc(0)?,
             sums: device.alloc(0)?,
             hidden: device.alloc(0)?,
             probs: device.alloc(0)?,
-            results: device.pinned(0)?,
             graphs: HashMap::new(),
-        })
+        };
+        // As in `Stage::room`.
+        device.synchronize()?;
+        Ok(scratch)
+    }
+
+    /// Waits for the results of a pass, the last that was started or the one before.
+    pub(super) fn results(&mut self, started: Started) -> Result<&[f32], CudaError> {
+        let stage = &self.stages[started.stage];
+        stage.over.wait()?;
+        self.open = self.open.filter(|&open| open != started.stage);
+        Ok(&stage.results.as_slice()[..started.results])
+    }
+
+    /// Waits for all passes.
+    pub(super) fn settle(&mut self, device: &Device) -> Result<(), CudaError> {
+        self.open = None;
+        device.synchronize()
     }
 
     /// Graphs hold addresses: they go when memory moves.
     pub(super) fn forget_graphs(&mut self) {
         self.graphs.clear();
     }
-}
-
-/// Makes a buffer at least `len` long; true where it moved.
-fn room<T: Plain>(device: &Arc<Device>, buffer: &mut Buffer<T>, len: usize) -> Result<bool, CudaError> {
-    if buffer.len() >= len {
-        return Ok(false);
-    }
-    // The old memory goes first: both together may not fit.
-    *buffer = device.alloc(0)?;
-    *buffer = device.alloc(len.next_power_of_two())?;
-    Ok(true)
 }
 
 /// A pass: what it reads and where it runs.
@@ -141,28 +126,35 @@ pub(super) struct Pass<'a> {
     pub(super) scratch: &'a mut Scratch,
 }
 
-impl<'a> Pass<'a> {
-    /// Runs the batch. The results are rows of `d` numbers, or `[rows, tasks]` probabilities; none for [`Kind::Keep`].
-    pub(super) fn run(self, batch: &Batch, kind: Kind) -> Result<&'a [f32], CudaError> {
+impl Pass<'_> {
+    /// Starts the batch, beside one that may still run. The results are rows of `d` numbers, or `[rows, tasks]`
+    /// probabilities; none for [`Kind::Keep`].
+    pub(super) fn start(mut self, batch: &Batch, kind: Kind) -> Result<Started, CudaError> {
+        let started = self.try_start(batch, kind);
+        if started.is_err() {
+            // Nothing of it may still run when its stage is used again.
+            let _ = self.scratch.settle(self.engine.device());
+        }
+        started
+    }
+
+    fn try_start(&mut self, batch: &Batch, kind: Kind) -> Result<Started, CudaError> {
         let own = matches!(kind, Kind::CandidateRows | Kind::Probabilities);
         let plan = Plan::new(&batch.jobs, self.weights.shape.groups(), own);
         let rows = batch.items.len();
         let device = Arc::clone(self.engine.device());
         let (d, width) = (self.weights.d, self.weights.shape.width());
         let heads = self.weights.heads.as_ref().map_or((0, 0), |h| (h.hidden_width, h.tasks));
-        let layout = Layout::new([
-            4 * rows,
-            2 * rows,
-            4 * rows,
-            4 * rows,
-            8 * rows,
-            8 * rows,
-            4 * batch.tables.len(),
-            16 * batch.copies.len(),
-            32 * plan.work.len(),
-            16 * rows,
-        ]);
-        let scratch = self.scratch;
+        let layout = Layout::of(batch, &plan);
+        let results = match kind {
+            Kind::Keep => 0,
+            Kind::Rows | Kind::CandidateRows => rows * d,
+            Kind::Probabilities => rows * heads.1,
+        };
+        let scratch = &mut *self.scratch;
+        // A pass alone always has the same stage, and so the same graph.
+        let stage = scratch.open.map_or(0, |open| 1 - open);
+        scratch.stages[stage].over.wait()?;
         // Whole tiles: the copy engine reads past the last row.
         let moved = [
             room(&device, &mut scratch.x, rows * d)?,
@@ -170,29 +162,23 @@ impl<'a> Pass<'a> {
             room(&device, &mut scratch.sums, plan.sum_rows * width)?,
             room(&device, &mut scratch.hidden, rows * heads.0)?,
             room(&device, &mut scratch.probs, rows * heads.1)?,
-            room(&device, &mut scratch.staged, layout.bytes)?,
+            scratch.stages[stage].room(&device, layout.bytes, results)?,
         ];
         if moved.contains(&true) {
             scratch.graphs.clear();
         }
-        if scratch.stage.as_slice().len() < layout.bytes {
-            scratch.stage = device.pinned(layout.bytes.next_power_of_two())?;
-        }
-        stage(scratch.stage.as_mut_slice(), &layout, batch, &plan);
-        device.upload(&scratch.staged, &scratch.stage, layout.bytes)?;
-        let key =
-            Key { kind, rows, work: plan.work.len(), copies: batch.copies.len(), tables: layout.at[7] - layout.at[6] };
-        let results = match kind {
-            Kind::Keep => 0,
-            Kind::Rows | Kind::CandidateRows => rows * d,
-            Kind::Probabilities => rows * heads.1,
-        };
+        let mine = &mut scratch.stages[stage];
+        write(mine.lists.as_mut_slice(), &layout, batch, &plan);
+        device.upload_beside(&mine.staged, &mine.lists, layout.bytes, &mine.arrived)?;
+        device.wait_for(&mine.arrived)?;
+        let tables = layout.at[7] - layout.at[6];
+        let key = Key { kind, rows, work: plan.work.len(), copies: batch.copies.len(), tables, stage };
         let view = View {
             engine: self.engine,
             weights: self.weights,
             items: self.items,
             pages: self.pages,
-            staged: staged(&scratch.staged, &layout, key, rows),
+            staged: staged(&mine.staged, &layout, key, rows),
             x: &scratch.x,
             packed: &scratch.packed,
             sums: &scratch.sums,
@@ -201,13 +187,11 @@ impl<'a> Pass<'a> {
             rows,
         };
         start(&device, &mut scratch.graphs, key, || view.launch(kind))?;
-        if scratch.results.as_slice().len() < results {
-            scratch.results = device.pinned(results.next_power_of_two())?;
-        }
         let from = if kind == Kind::Probabilities { &scratch.probs } else { &scratch.x };
-        device.download(from, &mut scratch.results, results)?;
-        device.synchronize()?;
-        Ok(&scratch.results.as_slice()[..results])
+        device.download(from, &mut mine.results, results)?;
+        device.reach(&mine.over)?;
+        scratch.open = Some(stage);
+        Ok(Started { stage, results })
     }
 }
 
@@ -243,40 +227,6 @@ fn start(
         Some(Some(graph)) => device.replay(graph)?,
     }
     Ok(())
-}
-
-fn stage(to: &mut [u8], layout: &Layout, batch: &Batch, plan: &Plan) {
-    let lists = [
-        bytes_of(&batch.items),
-        bytes_of(&batch.actions),
-        bytes_of(&batch.positions),
-        bytes_of(&batch.slots),
-        bytes_of(&batch.times),
-        bytes_of(&batch.next_times),
-        bytes_of(&batch.tables),
-        bytes_of(&batch.copies),
-        bytes_of(&plan.work),
-        bytes_of(&plan.sums),
-    ];
-    for (at, list) in layout.at.iter().zip(lists) {
-        to[*at..*at + list.len()].copy_from_slice(list);
-    }
-}
-
-fn staged<'a>(from: &'a Buffer<u8>, layout: &Layout, key: Key, rows: usize) -> Staged<'a> {
-    let at = layout.at;
-    Staged {
-        items: from.part(at[0], rows),
-        actions: from.part(at[1], rows),
-        positions: from.part(at[2], rows),
-        slots: from.part(at[3], rows),
-        times: from.part(at[4], rows),
-        next_times: from.part(at[5], rows),
-        tables: from.part(at[6], key.tables / 4),
-        copies: from.part(at[7], key.copies),
-        work: from.part(at[8], key.work),
-        sums: from.part(at[9], rows),
-    }
 }
 
 /// The launches of a pass.

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use longbow_kernels::Engine;
+use longbow_kernels::{Engine, KvFormat};
 use longbow_model::bundle::{self, About, BundleError, Calibration, Features, MANIFEST, MODEL, SELF_CHECK};
-use longbow_model::{Bundle, CpuEncoder, ItemTable, LoadError, Model, ReferenceEncoder, Seed, spec};
+use longbow_model::{Bundle, CpuEncoder, ItemTable, LoadError, Model, ReferenceEncoder, Seed, golden, spec};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -93,6 +93,26 @@ fn a_written_bundle_opens_passes_its_check_and_keeps_its_version() {
 }
 
 #[test]
+fn states_in_bf16_have_a_bound_of_their_own_that_a_wrong_probability_breaks() {
+    let (_folder, dir) = made(&[(1.5, -0.25)]);
+    let bundle = Bundle::open(&dir).unwrap();
+    let mut rounded = encoder(&bundle).keeping(KvFormat::Bf16);
+    let report = bundle.self_check_bf16(&mut rounded).unwrap().unwrap();
+    assert_eq!(report.which, "bf16 states");
+    assert!(report.error_max() > golden::TOLERANCE && report.error_max() <= report.tolerance, "{report:?}");
+    assert!(matches!(bundle.self_check(&mut rounded), Err(BundleError::Wrong { .. })), "f32's bound is not for bf16");
+
+    let mut bytes = fs::read(dir.join(SELF_CHECK)).unwrap();
+    let at = range(&bytes, "golden.candidate_probs").start;
+    let value = f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    bytes[at..at + 4].copy_from_slice(&(value + 0.3).to_le_bytes());
+    replace(&dir, SELF_CHECK, &bytes);
+    let bundle = Bundle::open(&dir).unwrap();
+    let error = bundle.self_check_bf16(&mut encoder(&bundle).keeping(KvFormat::Bf16)).unwrap_err().to_string();
+    assert!(error.contains("candidate_probs of history 0, row 0"), "{error}");
+}
+
+#[test]
 fn calibration_is_folded_into_the_heads() {
     let calibration = [(1.3, 0.7), (0.5, -2.0)];
     let (_folder, dir) = made(&calibration);
@@ -143,17 +163,20 @@ fn a_damaged_file_is_refused_with_its_name() {
 
 /// The bytes of two tensors of equal shape change places.
 fn exchanged(bytes: &[u8], a: &str, b: &str) -> Vec<u8> {
-    let header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
-    let json: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let range = |name: &str| {
-        let at = |i: usize| 8 + header + usize::try_from(json[name]["data_offsets"][i].as_u64().unwrap()).unwrap();
-        at(0)..at(1)
-    };
+    let (a, b) = (range(bytes, a), range(bytes, b));
     let mut changed = bytes.to_vec();
-    changed[range(a)].copy_from_slice(&bytes[range(b)]);
-    changed[range(b)].copy_from_slice(&bytes[range(a)]);
+    changed[a.clone()].copy_from_slice(&bytes[b.clone()]);
+    changed[b].copy_from_slice(&bytes[a]);
     assert_ne!(changed, bytes);
     changed
+}
+
+/// The bytes of a tensor in a file.
+fn range(file: &[u8], name: &str) -> std::ops::Range<usize> {
+    let header = usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
+    let json: Value = serde_json::from_slice(&file[8..8 + header]).unwrap();
+    let at = |i: usize| 8 + header + usize::try_from(json[name]["data_offsets"][i].as_u64().unwrap()).unwrap();
+    at(0)..at(1)
 }
 
 #[test]
@@ -178,10 +201,8 @@ fn whole_but_wrong_weights_fail_the_self_check_by_row_and_error() {
 
     // One expected number of the outputs, by a thousandth.
     let recorded = fs::read(dir.join(SELF_CHECK)).unwrap();
-    let header = usize::try_from(u64::from_le_bytes(recorded[..8].try_into().unwrap())).unwrap();
-    let json: Value = serde_json::from_slice(&recorded[8..8 + header]).unwrap();
     for name in ["golden.output", "golden.candidate_probs", "golden.content_rows"] {
-        let at = 8 + header + usize::try_from(json[name]["data_offsets"][0].as_u64().unwrap()).unwrap();
+        let at = range(&recorded, name).start;
         let mut changed = recorded.clone();
         let value = f32::from_le_bytes(changed[at..at + 4].try_into().unwrap());
         changed[at..at + 4].copy_from_slice(&(value + 1e-3_f32.max(value.abs() * 1e-2)).to_le_bytes());

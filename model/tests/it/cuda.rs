@@ -152,6 +152,68 @@ fn a_result_does_not_depend_on_its_neighbours() {
     }
 }
 
+/// Many jobs in passes of a few rows, of which one goes up while another runs: as each job alone. On the stand-in driver
+/// streams are late, or run ahead by what is drawn from a seed.
+#[test]
+fn passes_that_overlap_give_what_passes_alone_give() {
+    if std::env::var_os("LONGBOW_STAND_IN_SEED").is_none() {
+        let Some((guard, engine)) = device() else { return };
+        let stand_in = engine.device().info().name.contains("stand-in");
+        drop((engine, guard));
+        let name = "cuda::passes_that_overlap_give_what_passes_alone_give";
+        for seed in ["1", "2", "3"].into_iter().filter(|_| stand_in) {
+            let mut again = Command::new(std::env::current_exe().unwrap());
+            let done = again.args(["--exact", name]).env("LONGBOW_STAND_IN_SEED", seed).output().unwrap();
+            let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success() && text.contains("1 passed"), "seed {seed}: {text}");
+        }
+    }
+    let Some((_guard, engine)) = device() else { return };
+    let model = support::model(support::config(150), 12);
+    let items = ItemTable::new(&model);
+    let mut alone = encoder(&model, &engine);
+    let mut together = encoder(&model, &engine).with_pass_rows(40);
+    let mut rng = StdRng::seed_from_u64(13);
+    let users: Vec<Events> = [70, 2, 33, 18, 51].iter().map(|&n| Events::random(&mut rng, n, items.rows())).collect();
+    let candidates: Vec<u32> = (1..60).collect();
+    let query_time = 1_900_000_000;
+    // The second time pages are used again, and the memory of the passes has grown.
+    for _ in 0..2 {
+        let mut states: Vec<UserState> = users.iter().map(|_| together.new_state()).collect();
+        let mut jobs: Vec<Advance<'_>> = states
+            .iter_mut()
+            .zip(&users)
+            .map(|(state, user)| Advance { state, window: user.window(), items: &items, rows_max: usize::MAX })
+            .collect();
+        together.advance(&mut jobs).unwrap();
+        let jobs: Vec<Finish<'_>> = states
+            .iter()
+            .zip(&users)
+            .map(|(state, user)| Finish { state, window: user.window(), items: &items, query_time })
+            .collect();
+        let all = together.finish(&jobs).unwrap();
+        let jobs: Vec<Score<'_>> =
+            all.iter().map(|encoded| Score { encoded, items: &items, candidates: &candidates }).collect();
+        let scores = together.score(&jobs).unwrap();
+        for ((user, encoded), scores) in users.iter().zip(&all).zip(&scores) {
+            let mut state = alone.new_state();
+            // In the same slices, of which no two are under way: so every bit is the same.
+            while state.rows_missing(&user.window()) > 0 {
+                advance(&mut alone, &mut state, user.window(), &items, 20);
+            }
+            let job = Finish { state: &state, window: user.window(), items: &items, query_time };
+            let own = alone.finish(&[job]).unwrap().remove(0);
+            assert_eq!(encoded.query(), own.query(), "{} events", user.window().len());
+            let slices = candidates.chunks(20).flat_map(|candidates| {
+                let job = Score { encoded: &own, items: &items, candidates };
+                alone.score(&[job]).unwrap().remove(0).probs
+            });
+            assert_eq!(scores.probs, slices.collect::<Vec<f32>>(), "{} events", user.window().len());
+        }
+    }
+    assert_eq!(together.pool().free_pages(), together.pool().store().pages(), "a page was not given back");
+}
+
 #[test]
 fn new_items_and_a_changed_past_are_seen() {
     let Some((_guard, engine)) = device() else { return };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use longbow_kernels::KvFormat;
 use longbow_model::{
     Advance, CpuEncoder, Encoder, Finish, ItemTable, Model, ReferenceEncoder, Score, StateCache, StateKey, UserState,
     window_start,
@@ -244,4 +245,34 @@ fn bytes_follow_the_rows() {
         assert!(bytes >= rows * per_event, "{rows} rows in {bytes} bytes");
         assert!(bytes <= (2 * rows + 16) * per_event + 1000, "{rows} rows in {bytes} bytes");
     }
+}
+
+/// In bf16 the K/V of a state take half the bytes, and so one budget keeps about twice the users.
+#[test]
+fn states_in_bf16_take_half_the_memory() {
+    let config = longbow_model::Config { attention_dim: 32, linear_dim: 32, ..support::config(700) };
+    let model = support::model(config, 1);
+    let items = ItemTable::new(&model);
+    let events = Events::random(&mut StdRng::seed_from_u64(1), 601, items.rows());
+    let state = |format| {
+        let mut encoder = support::encoder(&model, 1).keeping(format);
+        let mut state = encoder.new_state();
+        encoder
+            .advance(&mut [Advance { state: &mut state, window: events.window(), items: &items, rows_max: 999 }])
+            .unwrap();
+        assert_eq!(state.rows(), 600);
+        state
+    };
+    let (exact, rounded) = (state(KvFormat::F32), state(KvFormat::Bf16));
+    // 600 rows stand in blocks of 256, 256 and 128; 2 layers of 2 heads with 32 numbers of K and of V.
+    let numbers = 640 * 2 * 2 * (32 + 32);
+    assert_eq!(exact.bytes() - rounded.bytes(), numbers * 2);
+    assert!(rounded.bytes() < numbers * 2 + 640 * 14 + 2_000, "{} bytes", rounded.bytes());
+    let users = |state: &UserState| {
+        let mut cache = StateCache::new(10 * exact.bytes() + exact.bytes() / 2);
+        (0..40).for_each(|user| cache.put(StateKey { user, version: model.version() }, state.clone()));
+        cache.len()
+    };
+    assert_eq!(users(&exact), 10);
+    assert!((19..=20).contains(&users(&rounded)), "{}", users(&rounded));
 }

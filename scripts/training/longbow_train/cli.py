@@ -196,6 +196,10 @@ def export(trainer, o, folder):
     """Writes the bundle of the best weights, calibrated on the held-out impressions, and its figures by history length."""
     model, judged = trainer.judged_model(), trainer.judged
     trainer.take_best()
+    idle = len(model.layers)
+    model.drop_idle_layers()
+    if len(model.layers) < idle:
+        log(f"layers that do nothing yet are left out of the bundle: {len(model.layers)} of {idle} remain")
     figures = {"events": trainer.tokens, "minutes": round(trainer.elapsed / 60, 1), "seed": o.seed, "held_out_users": len(trainer.judges)}
     calibration = []
     if model.heads is not None and judged.impressions is not None:

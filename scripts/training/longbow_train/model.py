@@ -186,6 +186,13 @@ class Hstu(nn.Module):
         self.layers = nn.ModuleList(Layer(config, pos_knots, timed) for _ in range(config.num_blocks))
         self.heads = Heads(config, hidden) if config.num_tasks else None
 
+    def drop_idle_layers(self):
+        """Leaves out layers that pass every row on as it is (output projection 0), as those above a first stage are: they would cost a
+        server their attention for nothing. The first always stays."""
+        busy = [layer for at, layer in enumerate(self.layers) if at == 0 or any(p.any() for p in layer.output.parameters())]
+        self.layers = nn.ModuleList(busy)
+        self.config = dataclasses.replace(self.config, num_blocks=len(busy))
+
     def rows(self, embedded, actions, positions):
         """Input rows: concat(item, action) * sqrt(D) + position."""
         if self.actions is not None:

@@ -211,7 +211,8 @@ def _of_slates(model, batch, tables, id_dropout):
 CONSTANT = 0.5
 # The start of the attention: score of a pair that is wholly alike before the bias, the bias, and that of a candidate to itself.
 SHARPNESS, START_BIAS, OWN_BIAS = 45.0, -18.0, 30.0
-# What the heads before the last, which the candidates read, add to it: without it the tables serve the last head only.
+# What the first head, which the candidates read, adds to it: without it the tables serve the last head only. Heads between the two add
+# less, one after the other: they begin by seeing less of the past.
 OWN_OFFSET = 3.0
 # Spread of what the values tell about actions.
 DONE = 0.6
@@ -261,6 +262,7 @@ def begin(model, contents, seed):
         layer.output.weight.zero_()
         for head in range(c.num_heads):
             last = head + 1 == c.num_heads
+            offset = 1.0 if last else OWN_OFFSET - (OWN_OFFSET - 1.0) * head / (c.num_heads - 1)
             at, mine = head * c.attention_dim, turned(told)[:, :pairs]
             mine = mine * (SHARPNESS * told / pairs) ** 0.5 / length
             k[:told, at : at + pairs], k[:told, at + pairs : at + 2 * pairs] = mine, -mine
@@ -270,7 +272,7 @@ def begin(model, contents, seed):
             q[dim, extra] = PROFILE**0.5 / flag * (1.0 if last else 0.02)
             # A bias of the head's own, in numbers that are the same for every row.
             if c.attention_dim > 2 * pairs + 1:
-                k[told:dim, extra + 1] = q[told:dim, extra + 1] = (1.0 if last else OWN_OFFSET) ** 0.5 * always
+                k[told:dim, extra + 1] = q[told:dim, extra + 1] = offset**0.5 * always
             # Values: what was done; in the last head contents.
             mine = slice(head * c.linear_dim, (head + 1) * c.linear_dim)
             u[told:dim, mine] = 2 * always

@@ -47,6 +47,10 @@ class FirstStage(unittest.TestCase):
         for draw in range(4):
             batch = made.batch(users, np.random.default_rng(draw), most=9)
             self.holds(model, batch)
+        self.assertGreater(len(model.layers), 1)
+        model.drop_idle_layers()
+        self.assertEqual((len(model.layers), model.config.num_blocks), (1, 1))
+        self.holds(model, batch)
 
     def holds(self, model, batch):
         """What the first stage gives for each window of a batch is what the whole model gives for it."""

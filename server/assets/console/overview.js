@@ -54,7 +54,7 @@ function page(now, then, seconds, whole) {
   const reasons = values(now, "longbow_no_bids_total", "reason").map((reason) => [reason.replaceAll("_", " "), delta("longbow_no_bids_total", { reason })])
     .filter((row) => row[1] > 0).sort((a, b) => b[1] - a[1]).map((row) => [row[0], row[1], count(row[1])]);
   const steps = values(now, "longbow_degraded_total", "step").map((step) => [step.replaceAll("_", " "), count(delta("longbow_degraded_total", { step }))]);
-  const money = ["granted", "spent", "held", "free"].map((state) => [state, count(sum(now, "longbow_money_units", { state }))]);
+  const money = ["granted", "spent", "held", "free"].map((state) => [state, count(sum(now, "longbow_money_usd", { state }))]);
   const card = (title, wide, ...content) => h("section", { class: wide ? "card wide" : "card" }, h("h2", {}, title), content);
   return [
     h("div", { class: "bar" }, h("h1", {}, "Overview"), h("p", { class: "quiet" }, whole ? "since the server started" : `the last ${count(seconds)} seconds`)),

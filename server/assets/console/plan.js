@@ -6,7 +6,7 @@ import { goalText, stateOf } from "./plans.js";
 
 const EVERY_MS = 5000;
 const GROUPS = { traffic: "Traffic", competition: "Competition", click_rate: "Click rate", conversion_rate: "Conversion rate", order_value: "Order value", control: "Control" };
-const CAUSES = { traffic: "traffic of", traffic_quality: "worth of the users", win_rate: "win rate", price: "price of a win", click_rate: "clicks of", creative_mix: "creatives shown", conversion_rate: "conversion rate", order_value: "order value", target: "target", pacing: "controller", budget: "budget", pause: "pause", schedule: "schedule" };
+const CAUSES = { traffic: "traffic of", traffic_quality: "worth of the users", win_rate: "win rate", price: "price of a win", click_rate: "clicks of", creative_mix: "creatives shown", conversion_rate: "conversion rate", order_value: "order value", target: "target", pacing: "controller", highest_bid: "highest bid", shading: "first-price shading", budget: "budget", pause: "pause", schedule: "schedule" };
 
 const card = (title, wide, ...content) => h("section", { class: wide ? "card wide" : "card" }, h("h2", {}, title), content);
 
@@ -45,6 +45,17 @@ function returning(plan, rows, now) {
   return lines({ series: [{ points: points.length ? points : [[now, 0]] }], limit: target, from, to: Math.max(now, from + 1), y: (v) => v.toFixed(2), x: when, label: "Return against target over time" });
 }
 
+/** What each element of a composed creative adds to its click rate. */
+function elementsOf(one) {
+  const rows = one.elements.map((element) => {
+    const { part = "", value = "" } = (one.creative.elements || {})[element.id] || {};
+    const [low, high] = [element.adds - 1.645 * element.deviation, element.adds + 1.645 * element.deviation];
+    const signed = (x) => `${x < 0 ? "-" : "+"}${percent(Math.abs(x), 2)}`;
+    return [part, h("td", { class: "text" }, value, element.new ? h("span", { class: "quiet" }, " (new)") : null), count(element.impressions), signed(element.adds), `${signed(low)} to ${signed(high)}`];
+  });
+  return h("details", {}, h("summary", {}, `Elements of ${one.creative.id}`), table(["part", "element", "shown", "adds", "nine of ten cases"], rows, `Elements of ${one.creative.id}`));
+}
+
 function creativesOf(answer) {
   const top = Math.max(...answer.creatives.map((one) => one.click_rate.high), 0.01);
   const rows = answer.creatives.map((one) => [
@@ -52,7 +63,12 @@ function creativesOf(answer) {
     count(one.impressions), count(one.clicks), percent(one.click_rate.mean, 2),
     h("td", {}, range(one.click_rate, top, `${percent(one.click_rate.low, 2)} to ${percent(one.click_rate.high, 2)}`)),
   ]);
-  return rows.length ? table(["creative", "shown", "clicks", "click rate", "nine of ten cases"], rows, "Creatives") : h("p", { class: "quiet" }, "This plan has no creatives and cannot bid.");
+  if (!rows.length) return h("p", { class: "quiet" }, "This plan has no creatives and cannot bid.");
+  return [
+    table(["creative", "shown", "clicks", "click rate", "nine of ten cases"], rows, "Creatives"),
+    h("p", { class: "quiet" }, "What was learned of each: impressions and clicks fade with time, and the rate of a young creative comes mostly from others like it."),
+    answer.creatives.filter((one) => one.elements).map(elementsOf),
+  ];
 }
 
 function named(part) {

@@ -6,7 +6,8 @@
 //! per impression are taken to stay as they are.
 
 use crate::auction::diagnose::Period;
-use crate::auction::diagnose::market::{Auctions, Market, Shape};
+use crate::auction::diagnose::market::Market;
+use crate::auction::diagnose::own::Spread;
 use crate::money::Micros;
 use crate::plans::Goal;
 use serde::Serialize;
@@ -94,19 +95,13 @@ fn daily(base: &Base, change: f64, max_bid: Option<f64>) -> Daily {
     let mut sum = Daily::default();
     let a_day = DAY / base.period.live_seconds().max(3_600.0);
     for channel in &base.period.channels {
-        if channel.chances <= 0.0 || channel.bids <= 0.0 || channel.wins <= 0.0 || channel.spend <= 0.0 {
-            continue;
-        }
-        let seen = Auctions {
-            bid: channel.bid_sum / channel.bids,
-            win_rate: channel.wins / channel.chances,
-            price: channel.spend / channel.wins,
-            winning_bid: channel.winning_bid_sum / channel.wins,
-        };
-        let market = Market::fit(&seen, Shape::of(&seen));
-        let bid = (seen.bid * change).min(max_bid.unwrap_or(f64::INFINITY)).max(1e-9);
-        let more = (market.ln_win_rate(bid) - market.ln_win_rate(seen.bid)).exp();
-        let dearer = (market.ln_price(bid) - market.ln_price(seen.bid)).exp();
+        let Some(seen) = channel.auctions(base.period.multiplier) else { continue };
+        let market = Market::fit(&seen, seen.others());
+        let bid = seen.own.amount();
+        let changed = (bid * change).min(max_bid.unwrap_or(f64::INFINITY)).max(1e-9);
+        let own = Spread { mean: seen.own.mean + (changed / bid).ln(), ..seen.own };
+        let more = (market.ln_win_rate(own) - market.ln_win_rate(seen.own)).exp();
+        let dearer = (market.ln_price(own) - market.ln_price(seen.own)).exp();
         let wins = (channel.wins * more).min(channel.chances) * a_day;
         let each = |count: f64| wins * count / channel.wins;
         sum.spend += wins * seen.price * dearer;

@@ -11,19 +11,19 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 /// Figures of one creative.
-#[derive(Serialize)]
-struct Learned {
+#[derive(Debug, Serialize)]
+pub(super) struct Learned {
     creative: Id,
     plan: Id,
     /// Impressions and clicks remembered: both fade with time.
-    impressions: f64,
-    clicks: f64,
+    pub(super) impressions: f64,
+    pub(super) clicks: f64,
     /// Posterior of its click rate for any user, apart from its elements: mean and standard deviation.
-    expected: f64,
-    deviation: f64,
+    pub(super) expected: f64,
+    pub(super) deviation: f64,
     /// The same of what each element adds to it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    elements: Vec<ElementFigures>,
+    pub(super) elements: Vec<ElementFigures>,
 }
 
 /// A page of them, by id.
@@ -84,7 +84,8 @@ pub(crate) fn of_plan(app: &App, request: &Request) -> Result<Response, Fault> {
     Ok(respond::json(StatusCode::OK, &LearnedPage { creatives, next, total }))
 }
 
-fn figures(app: &App, catalog: &Catalog, slot: CreativeSlot) -> Option<Learned> {
+/// What was learned of one creative: the one place that API, agents and pages have it from.
+pub(super) fn figures(app: &App, catalog: &Catalog, slot: CreativeSlot) -> Option<Learned> {
     let entry = catalog.creative(slot)?;
     let seen = app.chooser.seen(slot);
     let (expected, deviation) = app.chooser.expected(entry, slot);

@@ -3,7 +3,8 @@
 use super::desk::Desk;
 use super::forecast::{Ask, Base, Outlook, factor, outlook};
 use super::tokens::{Caller, Role};
-use super::{CatalogAdmin, Kind};
+use super::{CatalogAdmin, Kind, learned};
+use crate::auction::choose::ElementFigures;
 use crate::auction::diagnose::{Diagnosis, NotEnough, diagnose};
 use crate::http::respond::Fault;
 use crate::ids::Id;
@@ -77,6 +78,9 @@ pub(super) struct Posterior {
     impressions: f64,
     clicks: f64,
     click_rate: Band,
+    /// What each of its elements adds to the click rate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    elements: Vec<ElementFigures>,
 }
 
 /// The middle of a posterior and the range that holds it in nine of ten cases.
@@ -166,10 +170,14 @@ impl<C: CatalogAdmin> Desk<C> {
         let mut list = Vec::new();
         for &slot in slots.iter().flat_map(|slots| slots.iter()).take(1_000) {
             let Some(entry) = catalog.creative(slot) else { continue };
-            let seen = app.chooser.seen(slot);
-            let creative = serde_json::to_value(&*entry.record).unwrap_or_default();
-            let click_rate = band(seen.impressions, seen.clicks);
-            list.push(Posterior { creative, impressions: seen.impressions, clicks: seen.clicks, click_rate });
+            let Some(learned) = learned::figures(app, &catalog, slot) else { continue };
+            list.push(Posterior {
+                creative: serde_json::to_value(&*entry.record).unwrap_or_default(),
+                impressions: learned.impressions,
+                clicks: learned.clicks,
+                click_rate: band(learned.expected, learned.deviation),
+                elements: learned.elements,
+            });
         }
         Ok(json!({ "plan": id, "creatives": list }))
     }
@@ -337,12 +345,10 @@ fn notes(based_on: &BasedOn) -> Vec<String> {
     notes
 }
 
-/// The Beta posterior of a click rate under the chooser's prior, with the range of nine cases in ten (normal in the log-odds).
-fn band(impressions: f64, clicks: f64) -> Band {
-    use crate::auction::choose::{PRIOR_MEAN, PRIOR_STRENGTH};
-    let alpha = PRIOR_MEAN * PRIOR_STRENGTH + clicks;
-    let beta = (1.0 - PRIOR_MEAN) * PRIOR_STRENGTH + (impressions - clicks).max(0.0);
-    let (odds, deviation) = ((alpha / beta).ln(), (1.0 / alpha + 1.0 / beta).sqrt());
+/// The middle of a posterior and the range of nine cases in ten, normal in the log-odds.
+fn band(mean: f64, deviation: f64) -> Band {
+    let mean = mean.clamp(1e-9, 1.0 - 1e-9);
+    let (odds, spread) = ((mean / (1.0 - mean)).ln(), deviation / (mean * (1.0 - mean)));
     let rate = |odds: f64| 1.0 / (1.0 + (-odds).exp());
-    Band { low: rate(odds - 1.645 * deviation), mean: alpha / (alpha + beta), high: rate(odds + 1.645 * deviation) }
+    Band { low: rate(odds - 1.645 * spread), mean, high: rate(odds + 1.645 * spread) }
 }

@@ -9,7 +9,7 @@ use crate::http::Request;
 use crate::http::openrtb;
 use crate::http::respond::{self, Fault, Response};
 use crate::ids::Id;
-use crate::pipeline::explain::explain;
+use crate::pipeline::explain::{Wanted, explain};
 use crate::reports::RecentBid;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -21,22 +21,26 @@ const AUDIT_MAX: usize = 1_000;
 pub(super) async fn explain_body<C: CatalogAdmin>(
     desk: &Desk<C>,
     caller: &Caller,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Fault> {
-    match caller.role {
-        Role::Ingest => Err(forbidden("the role ingest explains nothing")),
-        Role::Operator | Role::Read => Ok(desk.app.other(request).await),
-        Role::Advertiser(_) => {
-            let app = desk.rooms()?;
-            let response = desk.app.other(request).await;
-            let Ok(mut told) = serde_json::from_slice::<Value>(response.body()) else { return Ok(response) };
-            if response.status() != StatusCode::OK {
-                return Ok(response);
-            }
-            keep_own(app, caller, &mut told);
-            Ok(respond::json(StatusCode::OK, &told))
-        }
+    if caller.role == Role::Ingest {
+        return Err(forbidden("the role ingest explains nothing"));
     }
+    if request.method != Method::POST {
+        return Err(Fault::method(&request.method, "POST"));
+    }
+    if request.query("explain").as_deref() != Some("1") {
+        let fault = "this port does not bid; add ?explain=1 to learn what would be bid and why";
+        return Err(Fault::invalid("explain", fault));
+    }
+    let app = desk.rooms()?;
+    let bytes = request.bytes(app.config.http.body_bytes_max).await.map_err(|error| error.fault())?;
+    let bid_request = openrtb::parse(&bytes).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
+    let plan = request.query("plan").map(|plan| Id::from(&*plan));
+    let wanted = Wanted { advertiser: caller.owner(), plan: plan.as_ref() };
+    let mut told = serde_json::to_value(Box::pin(explain(app, &bid_request, wanted)).await).unwrap_or_default();
+    keep_own(app, caller, &mut told);
+    Ok(respond::json(StatusCode::OK, &told))
 }
 
 /// Leaves only what concerns the caller's plans in an explanation.
@@ -74,7 +78,8 @@ pub(super) async fn explain_recent<C: CatalogAdmin>(desk: &Desk<C>, caller: &Cal
     };
     let recent: RecentBid = app.reports.recent(id).ok_or_else(unknown)?;
     let request = openrtb::parse(&recent.body).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
-    let mut now = serde_json::to_value(Box::pin(explain(app, &request)).await).unwrap_or_default();
+    let wanted = Wanted { advertiser: caller.owner(), ..Wanted::default() };
+    let mut now = serde_json::to_value(Box::pin(explain(app, &request, wanted)).await).unwrap_or_default();
     keep_own(app, caller, &mut now);
     let bids: Vec<Value> = recent
         .bids

@@ -1,6 +1,6 @@
 //! The catalogue at start: records from the store into a snapshot and the ledger.
 
-use crate::catalog::{Catalog, CatalogHandle, Change};
+use crate::catalog::{ApplyError, Catalog, CatalogHandle, Change};
 use crate::ids::Id;
 use crate::ledger::Ledger;
 use crate::money::Micros;
@@ -8,13 +8,29 @@ use crate::plans::{Creative, Item, Plan};
 use crate::store::{CatalogKind, CatalogStore};
 use anyhow::{Context, bail};
 
-/// Reads every record.
+/// Records that a start may set aside; with more, something else is wrong.
+const ASIDE_MAX: usize = 100;
+
+/// Reads every record. One that the others do not bear is set aside with an error in the log and stays in the store, so that one bad
+/// record does not keep the server from starting.
 pub(super) fn load(store: &CatalogStore) -> anyhow::Result<CatalogHandle> {
     let catalog = CatalogHandle::new();
     let mut changes: Vec<Change> = read::<Item>(store, CatalogKind::Item)?.into_iter().map(Change::Item).collect();
     changes.extend(read::<Plan>(store, CatalogKind::Plan)?.into_iter().map(Change::Plan));
     changes.extend(read::<Creative>(store, CatalogKind::Creative)?.into_iter().map(Change::Creative));
-    catalog.apply(changes).context("the stored catalogue does not fit together")?;
+    for aside in 0.. {
+        match catalog.check(&changes) {
+            Ok(_) => break,
+            Err(error) if aside >= ASIDE_MAX => {
+                return Err(error).context("the stored catalogue does not fit together");
+            }
+            Err(ApplyError { index, error }) => {
+                let change = changes.remove(index);
+                tracing::error!(record = change.name(), %error, "a stored record was set aside: write it again or delete it");
+            }
+        }
+    }
+    catalog.apply(changes)?;
     Ok(catalog)
 }
 
@@ -43,7 +59,11 @@ pub(super) async fn grant_budgets(catalog: &Catalog, ledger: &Ledger) -> anyhow:
         .map(|(_, entry)| (entry.record.id.clone(), entry.record.budget_micros))
         .collect();
     for chunk in budgets.chunks(1_000) {
-        ledger.set_budgets(chunk.to_vec()).await.context("grant budgets")?;
+        let outcomes = ledger.set_budgets(chunk.to_vec()).await.context("grant budgets")?;
+        for (plan, error) in chunk.iter().zip(outcomes).filter_map(|((plan, _), outcome)| Some((plan, outcome.err()?)))
+        {
+            tracing::error!(%plan, %error, "the budget of this plan differs from its record");
+        }
     }
     Ok(())
 }

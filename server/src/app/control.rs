@@ -4,7 +4,8 @@ use super::{App, Generation};
 use crate::auction::pace::{ControlLoop, PlanTotals};
 use crate::batch::Health;
 use crate::ids::Id;
-use crate::meters::{Cache, CacheOutcome, Counter, Held, Queue, Records};
+use crate::meters::{Cache, CacheOutcome, Counter, Held, Queue, Records, Room};
+use crate::money::{Currency, Rounding};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use longbow_index::Retriever;
@@ -70,13 +71,13 @@ struct Control {
 #[derive(Default)]
 struct Counted {
     version: String,
-    counts: [u64; 4],
+    counts: [u64; 7],
 }
 
 impl Counted {
-    fn add(&mut self, generation: &Generation, now: [u64; 4], meters: [&Counter; 4]) {
+    fn add(&mut self, generation: &Generation, now: [u64; 7], meters: [&Counter; 7]) {
         if self.version != generation.facts.version {
-            *self = Self { version: generation.facts.version.clone(), counts: [0; 4] };
+            *self = Self { version: generation.facts.version.clone(), counts: [0; 7] };
         }
         for ((before, now), meter) in self.counts.iter_mut().zip(now).zip(meters) {
             meter.increment(now.saturating_sub(*before));
@@ -106,17 +107,20 @@ impl Control {
         #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are below 2^53")]
         let now = app.clock.micros() as f64 / 1e6;
         let mut money = [0_i64; 4];
-        let controls = self.pacing.tick(now, &catalog, |slot, _| {
+        let controls = self.pacing.tick(now, &catalog, |slot, plan| {
             let balance = app.accounts.of(slot).and_then(|account| app.ledger.balance(account)).unwrap_or_default();
             let columns = [balance.granted, balance.spent, balance.held, balance.free];
-            money.iter_mut().zip(columns).for_each(|(sum, column)| *sum = sum.saturating_add(column.0));
+            for (sum, column) in money.iter_mut().zip(columns) {
+                let dollars = app.fx.convert(column, plan.currency, Currency::USD, Rounding::Down).unwrap_or_default();
+                *sum = sum.saturating_add(dollars.0);
+            }
             PlanTotals { spent: balance.spent, free: balance.free, results: app.outcomes.cells(slot) }
         });
         app.report_tick(&catalog, &controls);
         app.controls.store(controls);
         app.shades.refresh(app.clock.seconds(), app.hold_seconds());
         app.show_money(money);
-        app.show_health();
+        app.show_health(self.store.poisoned());
         app.show_rooms(&mut self.counted);
     }
 
@@ -172,12 +176,19 @@ impl App {
         self.meters.holds.set(self.ledger.open_holds() as f64);
     }
 
-    /// Readiness follows what is broken. A ledger that failed stays failed until a restart; a device also until another model
+    /// Readiness follows what is broken. A durable room that failed stays failed until a restart; a device also until another model
     /// serves. A GPU that is lost ends the process once it has drained: the CPU answers until then.
-    fn show_health(&self) {
-        if let Some(reason) = self.ledger.poisoned() {
-            self.meters.ledger_poisoned.set(1.0);
-            self.lifecycle.not_ready("ledger", format!("poisoned, restart the server: {reason}"));
+    fn show_health(&self, catalogue: Option<&str>) {
+        let rooms = [
+            ("ledger", self.ledger.poisoned(), Room::Ledger),
+            ("users", self.users.poisoned(), Room::Users),
+            ("catalogue", catalogue, Room::Catalogue),
+        ];
+        for (name, reason, room) in rooms {
+            if let Some(reason) = reason {
+                self.meters.poisoned.of(room).set(1.0);
+                self.lifecycle.not_ready(name, format!("poisoned, restart the server: {reason}"));
+            }
         }
         let generation = self.generation();
         match generation.device.health() {
@@ -209,6 +220,7 @@ impl App {
         let (meters, search) = (&self.meters, generation.search.stats());
         meters.queue_depth.of(Queue::Retrieve).set(search.waiting.load(Relaxed) as f64);
         meters.cache_bytes.of(Cache::Window).set(generation.windows.bytes() as f64);
+        meters.cache_bytes.of(Cache::History).set(self.users.cached_bytes() as f64);
         let (hits, misses) = self.filters.hits_and_misses();
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Hit).absolute(hits);
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Miss).absolute(misses);
@@ -221,8 +233,13 @@ impl App {
             meters.queue_dropped.of(Queue::Retrieve),
             &meters.index_rebuilds,
             &meters.gpu_faults,
+            &meters.gpu_searches,
+            meters.cache_lookups.of(Cache::Window, CacheOutcome::Hit),
+            meters.cache_lookups.of(Cache::Window, CacheOutcome::Miss),
         ];
-        let now = [search.queue_full.load(Relaxed), dropped, index.merges, generation.gpu.faults()];
+        let (hits, misses) = generation.windows.hits_and_misses();
+        let (faults, on_gpu) = (generation.gpu.faults(), generation.index.on_gpu());
+        let now = [search.queue_full.load(Relaxed), dropped, index.merges, faults, on_gpu, hits, misses];
         counted.add(&generation, now, counters);
     }
 

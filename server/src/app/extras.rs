@@ -1,20 +1,18 @@
-//! The admin port beyond health and records: models, explanations, forecasts of plans, and users.
+//! The admin port beyond health and records: models, forecasts of plans, and users.
 
 use super::App;
 use crate::admin::{learned, models};
 use crate::auction::pace::{ArmFigures, Forecast};
 use crate::auction::slot::Channel;
-use crate::http::openrtb;
 use crate::http::respond::{self, Fault};
 use crate::http::{Request, Response};
 use crate::ids::Id;
-use crate::pipeline::explain::explain;
 use crate::plans::Arm;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Answers `/v1/models`, `GET /v1/creatives/{id}/learned`, `GET /v1/creatives:learned`, `POST /openrtb2/bid?explain=1`,
+/// Answers `/v1/models`, `GET /v1/creatives/{id}/learned`, `GET /v1/creatives:learned`,
 /// `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
 pub(super) async fn handle(app: &App, mut request: Request) -> Response {
     let path = request.path().to_owned();
@@ -22,30 +20,13 @@ pub(super) async fn handle(app: &App, mut request: Request) -> Response {
         ("/v1/models" | "/v1/models/rollback", _) => models::handle(app, &mut request).await,
         (learned::OF_PLAN, _) => learned::of_plan(app, &request),
         (path, _) if let Some(id) = learned::named(path) => learned::one(app, &request, id),
-        ("/openrtb2/bid", _) => explained(app, &mut request).await,
         (_, Some(user)) => of_user(app, &request, user).await,
         (path, None) if path.starts_with("/v1/forecasts/") => {
             of_plan(app, &request, path.trim_start_matches("/v1/forecasts/"))
         }
         _ => Err(Fault::not_found(&format!("`{path}`"))),
     };
-    // Errors carry a JSON body here also under the bid path: the reader is a person.
     result.unwrap_or_else(Fault::json)
-}
-
-async fn explained(app: &App, request: &mut Request) -> Result<Response, Fault> {
-    if request.method != Method::POST {
-        return Err(Fault::method(&request.method, "POST"));
-    }
-    if request.query("explain").as_deref() != Some("1") {
-        return Err(Fault::invalid(
-            "explain",
-            "this port does not bid; add ?explain=1 to learn what would be bid and why",
-        ));
-    }
-    let bytes = request.bytes(app.config.http.body_bytes_max).await.map_err(|error| error.fault())?;
-    let bid_request = openrtb::parse(&bytes).map_err(|bad| Fault::invalid(bad.field, bad.fault))?;
-    Ok(respond::json(StatusCode::OK, &Box::pin(explain(app, &bid_request)).await))
 }
 
 #[derive(Serialize)]

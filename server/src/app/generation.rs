@@ -16,10 +16,10 @@ use crate::device::Gpu;
 use crate::ids::{Id, ItemSlot};
 use crate::pipeline::WindowCache;
 use crate::plans::FieldError;
-use crate::retrieve::SearchHandle;
+use crate::retrieve::{ItemIndex, SearchHandle};
 use crate::store::History;
 use arc_swap::ArcSwap;
-use longbow_index::LiveIndex;
+use longbow_model::golden::Report;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -40,9 +40,16 @@ pub struct ModelFacts {
     pub history_events_max: usize,
     /// What it runs on: GPU or CPU, and why.
     pub device: String,
+    /// What user states are kept in: "f32" or "bf16".
+    pub state_format: String,
+    /// What searches the items: GPU or CPU, and why.
+    pub search: String,
     /// What its self-check found; absent for a bare file, which has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_check: Option<SelfCheck>,
+    /// What the same found with user states in bf16, by the bound of such states; absent where the CPU keeps f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_check_bf16: Option<SelfCheck>,
 }
 
 /// A self-check that passed.
@@ -54,6 +61,16 @@ pub struct SelfCheck {
     pub error_max: f64,
     /// Largest that passes.
     pub tolerance: f64,
+}
+
+impl From<Report> for SelfCheck {
+    fn from(report: Report) -> Self {
+        Self {
+            rows: report.checks.iter().map(|check| check.rows).sum(),
+            error_max: report.error_max(),
+            tolerance: report.tolerance,
+        }
+    }
 }
 
 /// One model and everything that was made with it.
@@ -71,7 +88,7 @@ pub struct Generation {
     /// The search thread.
     pub search: SearchHandle,
     /// What it searches.
-    pub index: Arc<LiveIndex>,
+    pub index: Arc<ItemIndex>,
     /// Item embeddings by slot.
     pub rows: ItemRows,
     /// Histories as the model reads them.

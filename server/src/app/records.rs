@@ -1,14 +1,15 @@
 //! The catalogue as the admin port changes it: one writer keeps snapshot, item rows, index, ledger and store in step.
 //!
-//! Order of a write: budget (ledger), snapshot, index, store. The answer leaves when the record is durable. A crash in between
-//! leaves at most a budget without its plan, which spends nothing.
+//! Order of a write: every check, budget (ledger), store, snapshot, index. What is refused changes nothing, and nobody sees what is not
+//! durable. A crash in between leaves at most a budget that differs from its plan's; the start sets it right.
 
-use super::{App, RowsDraft};
+use super::{App, Generation, RowsDraft};
 use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written, merge_patch};
-use crate::catalog::{Applied, ApplyError, Catalog, Change, ChangeError};
+use crate::catalog::{ApplyError, Catalog, Change, ChangeError};
 use crate::http::{Request, Response};
 use crate::ids::{Id, ItemKey, ItemSlot, PlanSlot};
 use crate::ledger::BudgetError;
+use crate::money::{FxTable, Micros};
 use crate::plans::{Creative, FieldError, Item, Plan};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use serde::de::DeserializeOwned;
@@ -116,6 +117,22 @@ fn item_change(
     Ok(Change::ItemAt(item, *next - 1))
 }
 
+/// The change that brings a plan in.
+///
+/// # Errors
+/// It would change the currency of money that was granted, or no bid could be made in its currency.
+fn plan_change(catalog: &Catalog, fx: &FxTable, plan: Plan) -> Result<Change, FieldError> {
+    let before = catalog.plan_slot(&plan.id).and_then(|slot| catalog.plan(slot)).map(|entry| &entry.record);
+    if before.is_some_and(|before| before.currency != plan.currency) {
+        return Err(FieldError::new("currency", "cannot change: money was granted in it; make a new plan"));
+    }
+    if !fx.knows(plan.currency) {
+        let fault = format!("has no rate: set currencies.rates.{0} = (US dollars for one {0})", plan.currency);
+        return Err(FieldError::new("currency", fault));
+    }
+    Ok(Change::Plan(plan))
+}
+
 fn refused(error: ChangeError) -> FieldError {
     match error {
         ChangeError::Invalid(error) => error,
@@ -134,90 +151,123 @@ impl Records {
     async fn write(&self, records: Vec<Record>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
         let mut results: Vec<Result<(), FieldError>> = Vec::new();
         results.resize_with(records.len(), || Ok(()));
-        self.set_budgets(&records, &mut results).await?;
-        let mut changes: Vec<(usize, Change)> = Vec::new();
-        {
-            let (catalog, generation) = (self.app.catalog.snapshot(), self.app.generation());
-            let (mut draft, mut next) = (generation.rows.draft(), catalog.item_slots());
-            for (place, record) in
-                records.iter().enumerate().filter(|(place, _)| results[*place].is_ok()).collect::<Vec<_>>()
-            {
-                let change = match record.clone() {
-                    Record::Item(item) => item_change(&catalog, &mut draft, &mut next, item),
-                    Record::Plan(plan) => Ok(Change::Plan(plan)),
-                    Record::Creative(creative) => Ok(Change::Creative(creative)),
-                };
-                match change {
-                    Ok(change) => changes.push((place, change)),
-                    Err(error) => results[place] = Err(error),
-                }
-            }
-            // Before the catalogue: whoever finds the item there finds its row.
-            generation.rows.publish(draft);
-        }
-        let applied = self.apply(changes, &mut results);
-        self.after(&applied)?;
+        let generation = self.app.generation();
+        let (draft, mut changes) = self.changes(&generation, &records, &mut results);
+        self.keep_sound(&mut changes, &mut results);
+        let before = self.set_budgets(&records, &mut results).await?;
+        changes.retain(|(place, _)| results[*place].is_ok());
+        // Once more: a creative may name a plan whose budget was refused.
+        self.keep_sound(&mut changes, &mut results);
         let durable: Vec<CatalogRecord> = (records.iter().zip(&results))
             .filter(|(_, result)| result.is_ok())
             .map(|(record, _)| record.to_durable())
             .collect();
-        self.store.put_many(durable).await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+        if let Err(error) = self.store.put_many(durable).await {
+            self.restore_budgets(before).await;
+            return Err(CatalogError::Unavailable(error.to_string()));
+        }
+        // Before the catalogue: whoever finds the item there finds its row.
+        generation.rows.publish(draft);
+        self.publish(changes.into_iter().map(|(_, change)| change).collect())?;
         Ok(results)
     }
 
-    /// Applies what can be applied: each refused change is taken out and the rest tried again.
-    fn apply(&self, mut changes: Vec<(usize, Change)>, results: &mut [Result<(), FieldError>]) -> Vec<Applied> {
-        // Bounded by the number of changes: every round takes one out or ends.
-        while !changes.is_empty() {
-            match self.app.catalog.apply(changes.iter().map(|(_, change)| change.clone()).collect()) {
-                Ok(applied) => return vec![applied],
-                Err(ApplyError { index, error }) => {
-                    let (place, _) = changes.remove(index);
-                    results[place] = Err(refused(error));
-                }
+    /// The changes that records mean, each with its place, and the item rows that they need.
+    fn changes(
+        &self,
+        generation: &Generation,
+        records: &[Record],
+        results: &mut [Result<(), FieldError>],
+    ) -> (RowsDraft, Vec<(usize, Change)>) {
+        let catalog = self.app.catalog.snapshot();
+        let (mut draft, mut next) = (generation.rows.draft(), catalog.item_slots());
+        let mut changes = Vec::with_capacity(records.len());
+        for (place, record) in records.iter().enumerate() {
+            let change = match record.clone() {
+                Record::Item(item) => item_change(&catalog, &mut draft, &mut next, item),
+                Record::Plan(plan) => plan_change(&catalog, &self.app.fx, plan),
+                Record::Creative(creative) => Ok(Change::Creative(creative)),
+            };
+            match change {
+                Ok(change) => changes.push((place, change)),
+                Err(error) => results[place] = Err(error),
             }
         }
-        Vec::new()
+        (draft, changes)
     }
 
-    /// Grants the budgets of plans. A budget that the ledger refuses is the record's fault, not the server's.
+    /// Takes out each change that breaks a rule of the catalogue; what is left can be applied as a whole.
+    fn keep_sound(&self, changes: &mut Vec<(usize, Change)>, results: &mut [Result<(), FieldError>]) {
+        // Bounded by the number of changes: every round takes one out or ends.
+        while !changes.is_empty() {
+            let all: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
+            let Err(ApplyError { index, error }) = self.app.catalog.check(&all) else { return };
+            let (place, _) = changes.remove(index);
+            results[place] = Err(refused(error));
+        }
+    }
+
+    /// Grants the budgets of plans where they change; gives what was granted before. A budget that the ledger refuses is the
+    /// record's fault, not the server's.
     async fn set_budgets(
         &self,
         records: &[Record],
         results: &mut [Result<(), FieldError>],
-    ) -> Result<(), CatalogError> {
-        let catalog = self.app.catalog.snapshot();
+    ) -> Result<Vec<(Id, Micros)>, CatalogError> {
+        let mut before = Vec::new();
         for (record, result) in records.iter().zip(results) {
             let Record::Plan(plan) = record else { continue };
-            let before = catalog.plan_slot(&plan.id).and_then(|slot| catalog.plan(slot)).map(|entry| &entry.record);
-            if before.is_some_and(|before| before.currency != plan.currency) {
-                *result = Err(FieldError::new("currency", "cannot change: money was granted in it; make a new plan"));
+            let granted = self.granted(&plan.id);
+            if result.is_err() || granted == Some(plan.budget_micros) {
                 continue;
             }
             match self.app.ledger.set_budget(&plan.id, plan.budget_micros).await {
-                Ok(_) => {}
+                Ok(_) => before.extend(granted.map(|granted| (plan.id.clone(), granted))),
                 Err(error @ (BudgetError::BelowCommitted { .. } | BudgetError::BadAmount { .. })) => {
                     let text = error.to_string();
                     let fault = text.strip_prefix("budget_micros: ").unwrap_or(&text);
                     *result = Err(FieldError::new("budget_micros", fault));
                 }
-                Err(BudgetError::Busy) => return Err(CatalogError::Overloaded),
-                Err(error) => return Err(CatalogError::Unavailable(error.to_string())),
+                Err(error) => {
+                    self.restore_budgets(before).await;
+                    return Err(match error {
+                        BudgetError::Busy => CatalogError::Overloaded,
+                        error => CatalogError::Unavailable(error.to_string()),
+                    });
+                }
             }
         }
-        Ok(())
+        Ok(before)
     }
 
-    /// Brings index, accounts and gauges in step with a new snapshot.
-    fn after(&self, applied: &[Applied]) -> Result<(), CatalogError> {
-        let catalog = self.app.catalog.snapshot();
-        for applied in applied {
-            let slots = applied.items.iter().chain(&applied.items_removed).copied();
-            self.app.generation().follow(&catalog, slots).map_err(CatalogError::Unavailable)?;
+    /// The budget that the ledger knows for a plan.
+    fn granted(&self, plan: &Id) -> Option<Micros> {
+        let account = self.app.ledger.account(plan)?;
+        Some(self.app.ledger.balance(account)?.granted)
+    }
+
+    /// Takes granted budgets back after a write that failed as a whole. What cannot be taken back is logged: the start of the
+    /// server brings budgets in step with the records.
+    async fn restore_budgets(&self, before: Vec<(Id, Micros)>) {
+        for (plan, granted) in before {
+            if let Err(error) = self.app.ledger.set_budget(&plan, granted).await {
+                tracing::error!(%plan, %error, "a budget was granted for a plan that could not be written");
+            }
         }
+    }
+
+    /// Publishes changes that were checked and are durable, and brings index, accounts and gauges in step.
+    fn publish(&self, changes: Vec<Change>) -> Result<(), CatalogError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        // Checked in the same turn of writing: a fault here is one of the server.
+        let applied = self.app.catalog.apply(changes).map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+        let catalog = self.app.catalog.snapshot();
         self.app.accounts.refresh(&catalog, &self.app.ledger);
         self.app.show_counts(&catalog);
-        Ok(())
+        let slots = applied.items.iter().chain(&applied.items_removed).copied();
+        self.app.generation().follow(&catalog, slots).map_err(CatalogError::Unavailable)
     }
 
     fn read(&self, kind: Kind, id: &Id) -> Option<Value> {
@@ -310,7 +360,8 @@ impl CatalogAdmin for Records {
             Kind::Creatives => Change::DeleteCreative(id.clone()),
         };
         let before = self.app.catalog.snapshot();
-        let applied = self.app.catalog.apply(vec![change]).map_err(|ApplyError { error, .. }| match error {
+        let changes = vec![change];
+        let applied = self.app.catalog.check(&changes).map_err(|ApplyError { error, .. }| match error {
             ChangeError::NotFound { .. } => CatalogError::NotFound,
             ChangeError::Invalid(error) => CatalogError::Conflict(error.fault),
             other => CatalogError::Conflict(other.to_string()),
@@ -320,8 +371,8 @@ impl CatalogAdmin for Records {
         let creatives = applied.creatives_removed.iter().filter_map(|&slot| before.creative(slot));
         gone.extend(creatives.map(|entry| (CatalogKind::Creative, entry.record.id.clone())));
         gone.dedup();
-        self.after(&[applied])?;
-        self.store.delete(gone).await.map_err(|error| CatalogError::Unavailable(error.to_string()))
+        self.store.delete(gone).await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
+        self.publish(changes)
     }
 
     async fn import(&self, kind: Kind, values: Vec<Value>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {

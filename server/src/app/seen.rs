@@ -30,7 +30,10 @@ impl Seen {
             return false;
         }
         if seen.new.len() >= GENERATION {
-            seen.old = std::mem::take(&mut seen.new);
+            // The memory is used again: nothing is freed or grown while others wait for the lock.
+            let seen = &mut *seen;
+            std::mem::swap(&mut seen.old, &mut seen.new);
+            seen.new.clear();
         }
         true
     }
@@ -56,7 +59,9 @@ impl Predicted {
         let mut maps = self.0.lock();
         maps[0].insert(bid.0, expected);
         if maps[0].len() >= GENERATION {
-            maps[1] = std::mem::take(&mut maps[0]);
+            // The memory is used again, as above.
+            maps.swap(0, 1);
+            maps[0].clear();
         }
     }
 

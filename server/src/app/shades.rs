@@ -33,12 +33,13 @@ pub fn group_of(slot: &Slot, currency: Currency) -> usize {
 #[derive(Debug, Default)]
 pub struct Shades {
     table: ArcSwap<Shading>,
-    learned: Mutex<Learned>,
+    /// What the request path writes to: never held while tables are made.
+    waiting: Mutex<Waiting>,
+    rates: Mutex<WinRates>,
 }
 
 #[derive(Debug, Default)]
-struct Learned {
-    rates: WinRates,
+struct Waiting {
     /// Bids by time, oldest first.
     order: VecDeque<(i64, u128)>,
     /// Group and price of bids whose fate is not known.
@@ -56,36 +57,39 @@ impl Shades {
         if priced.auction_type != AuctionType::FirstPrice {
             return;
         }
-        let mut learned = self.learned.lock();
-        if learned.order.len() < OPEN_MAX {
+        let mut waiting = self.waiting.lock();
+        if waiting.order.len() < OPEN_MAX {
             #[expect(clippy::cast_precision_loss, reason = "a price, far below 2^53 micros")]
             let price = priced.price.0 as f64;
-            learned.order.push_back((now, bid.0));
-            learned.open.insert(bid.0, (group_of(slot, priced.currency), price));
+            waiting.order.push_back((now, bid.0));
+            waiting.open.insert(bid.0, (group_of(slot, priced.currency), price));
         }
     }
 
     /// A bid won. The second time, or for a bid that is not known, nothing happens.
     pub fn won(&self, bid: BidId) {
-        let mut learned = self.learned.lock();
-        if let Some((group, price)) = learned.open.remove(&bid.0) {
-            learned.rates.record(group, price, true);
+        let found = self.waiting.lock().open.remove(&bid.0);
+        if let Some((group, price)) = found {
+            self.rates.lock().record(group, price, true);
         }
     }
 
     /// Counts bids older than `wait_s` as lost and makes the table anew if anything was learned.
     pub fn refresh(&self, now: i64, wait_s: i64) {
-        let table = {
-            let mut learned = self.learned.lock();
-            while let Some(&(at, bid)) = learned.order.front()
+        let mut lost = Vec::new();
+        {
+            let mut waiting = self.waiting.lock();
+            while let Some(&(at, bid)) = waiting.order.front()
                 && now.saturating_sub(at) > wait_s
             {
-                learned.order.pop_front();
-                if let Some((group, price)) = learned.open.remove(&bid) {
-                    learned.rates.record(group, price, false);
-                }
+                waiting.order.pop_front();
+                lost.extend(waiting.open.remove(&bid));
             }
-            learned.rates.is_stale().then(|| learned.rates.shading(TABLES_MAX))
+        }
+        let table = {
+            let mut rates = self.rates.lock();
+            lost.into_iter().for_each(|(group, price)| rates.record(group, price, false));
+            rates.is_stale().then(|| rates.shading(TABLES_MAX))
         };
         if let Some(table) = table {
             self.table.store(Arc::new(table));
@@ -107,6 +111,8 @@ mod tests {
             hold: Micros(price),
             strength: Micros(price),
             value: Micros(price),
+            wanted: Micros(price),
+            affordable: Micros(price),
             floor: Micros(0),
             deal: None,
             auction_type: AuctionType::FirstPrice,
@@ -120,13 +126,13 @@ mod tests {
                 shades.won(BidId(n));
             }
         }
-        assert_eq!(shades.learned.lock().open.len(), 1_000, "half of the bids wait for their fate");
+        assert_eq!(shades.waiting.lock().open.len(), 1_000, "half of the bids wait for their fate");
         shades.refresh(200, 60);
         let share = shades.load().share(group_of(&slot, Currency::USD), 4_000.0);
         assert!(share > 0.125 && share < 0.7, "{share}: more than 500 and less than the value is enough");
-        assert!(shades.learned.lock().open.is_empty());
+        assert!(shades.waiting.lock().open.is_empty());
         let fixed = Priced { auction_type: AuctionType::Fixed, ..priced(9) };
         shades.offered(300, BidId(9_999), &slot, &fixed);
-        assert!(shades.learned.lock().open.is_empty(), "an agreed price teaches nothing");
+        assert!(shades.waiting.lock().open.is_empty(), "an agreed price teaches nothing");
     }
 }

@@ -164,6 +164,11 @@ async fn boot(
     if !public_url.starts_with("https://") {
         tracing::warn!(public_url, "notices.public_url is not https: slots that demand secure markup get no bid");
     }
+    let admin = &config.admin;
+    if !admin.listen.ip().is_loopback() && admin.token.is_empty() && admin.token_file.is_empty() {
+        let listen = admin.listen;
+        tracing::warn!(%listen, "the admin port is open to other machines without a token: set admin.token or admin.token_file");
+    }
     let app = Arc::new(App {
         fx: config.currencies.table(),
         filters: EligibilityCache::new(config.index.filter_cache_entries),

@@ -3,6 +3,7 @@
 use super::App;
 use crate::auction::choose::Sight;
 use crate::auction::pace::{Controls, PlanOutcome};
+use crate::auction::price::Steps;
 use crate::auction::select::Candidate;
 use crate::catalog::Catalog;
 use crate::http::Request;
@@ -32,11 +33,12 @@ fn channel(context: &Context) -> Id {
 impl App {
     /// Plans that had a priced candidate.
     pub(crate) fn report_chances(&self, request: &BidRequest, priced: &[Candidate], reasons: &Reasons) {
-        let below = reasons.below_floor().iter().map(|&plan| (plan, Micros::ZERO));
-        let mut plans: Vec<(PlanSlot, Micros)> = priced.iter().map(|c| (c.plan, c.priced.hold)).chain(below).collect();
-        // The highest bid of each plan comes first and stays.
-        plans.sort_unstable_by_key(|&(plan, bid)| (plan, std::cmp::Reverse(bid)));
-        plans.dedup_by_key(|&mut (plan, _)| plan);
+        let below = reasons.below_floor().iter().map(|&(plan, steps)| (plan, steps, false));
+        let above = priced.iter().map(|c| (c.plan, c.priced.steps(), true));
+        let mut plans: Vec<(PlanSlot, Steps, bool)> = above.chain(below).collect();
+        // The highest bid of each plan comes first and stays; one that reached its floor before one that did not.
+        plans.sort_unstable_by_key(|&(plan, steps, reached)| (plan, std::cmp::Reverse((reached, steps.offered))));
+        plans.dedup_by_key(|&mut (plan, ..)| plan);
         if !plans.is_empty() {
             let fact = Fact::Chances { channel: channel(&request.context), plans: plans.into() };
             self.reports.note(self.clock.seconds(), fact);

@@ -3,17 +3,21 @@
 //! Order value and spend of a channel are products: time live x chances a second x win rate x click rate x conversion rate x order
 //! value, and time live x chances a second x win rate x price. The change of a product is split over the logarithms of its factors
 //! (the log-mean Divisia decomposition, Ang 2004): exact, the same whichever factor is named first, and nothing is left over. Inside
-//! win rate and price, a fitted market ([`market`]) tells our own bid (target, pacing, the worth of the users on offer) from the
-//! bids of others; inside the click rate, each creative has its own part.
+//! win rate and price, a fitted market ([`market`]) tells our own bid from the bids of others, and how our bids came about ([`own`]) tells
+//! the target, pacing, the worth of the users on offer, the highest bid and shading from each other; inside the click rate, each
+//! creative has its own part.
 //!
 //! A part counts as **moved** only if it is larger than the luck of its counts explains ([`SIGMAS`] standard deviations and
 //! [`EFFECT_MIN`] of the whole). Pure: figures in, words out.
 
+mod bids;
 pub mod market;
+pub mod own;
 mod parts;
 mod steps;
 mod words;
 
+use own::OwnBids;
 use serde::{Deserialize, Serialize};
 
 /// Standard deviations of its own noise that a part must be away from nothing.
@@ -44,10 +48,14 @@ pub struct ChannelFigures {
     pub bids: f64,
     /// Sum of their amounts.
     pub bid_sum: f64,
+    /// How the bids of all chances came about, below the floor or not; without any, what is known is `bid_sum`.
+    pub own: OwnBids,
     /// Impressions paid for.
     pub wins: f64,
     /// Sum of our own bids of those.
     pub winning_bid_sum: f64,
+    /// Sum of the logarithms of these bids.
+    pub winning_ln_sum: f64,
     /// Paid for them.
     pub spend: f64,
     /// Sum of squares of single prices.
@@ -87,6 +95,8 @@ pub struct Period {
     pub multiplier: f64,
     /// Budget at the end of the period, micros.
     pub budget: f64,
+    /// The plan's highest bid at the end of the period, micros.
+    pub max_bid: f64,
     /// By channel.
     pub channels: Vec<ChannelFigures>,
 }
@@ -131,6 +141,10 @@ pub enum Cause {
     Target,
     /// The controller bid more or less.
     Pacing,
+    /// The plan's highest bid, or money that ran short, held bids back more or less.
+    HighestBid,
+    /// The win-rate model takes more or less off first-price bids.
+    Shading,
     /// The budget was used up for longer or shorter.
     Budget,
     /// The plan was paused.
@@ -149,7 +163,13 @@ impl Cause {
             Self::ClickRate | Self::CreativeMix => "click_rate",
             Self::ConversionRate => "conversion_rate",
             Self::OrderValue => "order_value",
-            Self::Target | Self::Pacing | Self::Budget | Self::Pause | Self::Schedule => "control",
+            Self::Target
+            | Self::Pacing
+            | Self::HighestBid
+            | Self::Shading
+            | Self::Budget
+            | Self::Pause
+            | Self::Schedule => "control",
         }
     }
 }

@@ -15,7 +15,6 @@ mod channels;
 mod controls;
 pub mod horizon;
 mod mpc;
-mod normal;
 mod outcomes;
 mod pid;
 mod profile;

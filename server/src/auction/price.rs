@@ -116,12 +116,37 @@ pub struct Priced {
     pub strength: Micros,
     /// Predicted value to the plan before the multiplier, micros of the plan's currency.
     pub value: Micros,
+    /// That times the multiplier, micros of the plan's currency.
+    pub wanted: Micros,
+    /// Of which the plan's highest bid and free budget allow, micros of its currency.
+    pub affordable: Micros,
     /// Floor that had to be reached, micros of `currency`.
     pub floor: Micros,
     /// Deal bought through: position in [`Slot::deals`].
     pub deal: Option<usize>,
     /// How the winner pays.
     pub auction_type: AuctionType,
+}
+
+impl Priced {
+    /// How the bid came about.
+    #[must_use]
+    pub fn steps(&self) -> Steps {
+        Steps { value: self.value, wanted: self.wanted, affordable: self.affordable, offered: self.hold }
+    }
+}
+
+/// How a bid came about: amounts in micros of the plan's currency, each made from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps {
+    /// Predicted value to the plan.
+    pub value: Micros,
+    /// After the controller's multiplier.
+    pub wanted: Micros,
+    /// After the plan's highest bid and its free budget.
+    pub affordable: Micros,
+    /// After first-price shading and floors: the bid.
+    pub offered: Micros,
 }
 
 /// Largest amount that a prediction may become; far above any plan's `max_bid_micros` worth setting.
@@ -165,8 +190,8 @@ fn value(input: &PriceInput<'_>) -> Result<f64, NoBidReason> {
 /// (only the free budget is in the way), `DealRequired` or `BelowFloor`.
 pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidReason> {
     let value = value(input)?;
-    let wanted = micros_floor(value * input.multiplier).ok_or(NoBidReason::PredictionInvalid)?;
-    let wanted = wanted.min(input.plan.max_bid_micros);
+    let uncapped = micros_floor(value * input.multiplier).ok_or(NoBidReason::PredictionInvalid)?;
+    let wanted = uncapped.min(input.plan.max_bid_micros);
     let affordable = wanted.min(input.free);
     let plan_currency = input.plan.currency;
     let into_response = |amount: Micros| {
@@ -198,10 +223,29 @@ pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidR
         hold,
         strength,
         value: micros_floor(value).ok_or(NoBidReason::PredictionInvalid)?,
+        wanted: uncapped,
+        affordable,
         floor: route.floor,
         deal: route.deal,
         auction_type: route.auction_type,
     })
+}
+
+/// What would be offered if there were no floor: for reports on impressions whose floor is out of reach. `None` where nothing
+/// can be said ([`bid`] says why).
+#[must_use]
+pub fn without_floor(input: &PriceInput<'_>, market: &Market<'_>) -> Option<Steps> {
+    let value = value(input).ok()?;
+    let wanted = micros_floor(value * input.multiplier)?;
+    let affordable = wanted.min(input.plan.max_bid_micros).min(input.free).max(Micros::ZERO);
+    let mut offered = affordable;
+    if market.auction_type == AuctionType::FirstPrice {
+        let own = input.plan.currency;
+        let strength = market.fx.convert(affordable, own, market.currency, Rounding::Down)?;
+        let price = shaded(strength, input.shading.share(strength));
+        offered = market.fx.convert(price, market.currency, own, Rounding::Up)?.min(affordable);
+    }
+    Some(Steps { value: micros_floor(value)?, wanted, affordable, offered })
 }
 
 fn shaded(strength: Micros, shading: f64) -> Micros {

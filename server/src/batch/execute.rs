@@ -6,6 +6,7 @@ use super::ladder::{Degrade, Step};
 use super::plan::{Batch, Dropped, Job, Lane, PlanLimits, Planner, Urgency};
 use super::stats::{DeviceStats, Ran};
 use super::task::{EncodeTask, RefreshTask, Residency, ScoreTask, Task};
+use super::traffic::Traffic;
 use arc_swap::ArcSwap;
 use longbow_model::{Advance, EncodeError, Encoder, Finish, ItemTable, Score, StateKey, UserState};
 use std::collections::HashSet;
@@ -39,6 +40,7 @@ pub(super) struct Executor {
     pub(super) cost: CostModel,
     pub(super) limits: PlanLimits,
     pub(super) stats: Arc<DeviceStats>,
+    pub(super) traffic: Traffic,
     /// Set once the encoder has panicked.
     pub(super) lost: Option<String>,
 }
@@ -96,7 +98,8 @@ impl Executor {
         let (count, work) = (batch.jobs.len(), batch.jobs.iter().fold(Work::NONE, |sum, job| sum.plus(job.work)));
         let predicted = match batch.lane {
             Lane::Short => self.cost.predict(work),
-            Lane::Long | Lane::Background => self.cost.predict(work).min(self.limits.slice),
+            Lane::Long => self.cost.predict(work).min(self.limits.slice),
+            Lane::Background => self.cost.predict(work).min(self.traffic.slice(began, &self.limits)),
         };
         match batch.lane {
             Lane::Short => self.run_short(batch.jobs, planner),
@@ -312,6 +315,7 @@ impl Executor {
         self.stats.looked_up(rows_reused, task.range().len().saturating_sub(1));
         self.stats.rows_reused.add(rows_reused as u64);
         self.stats.rows_computed.add(task.rows_computed as u64);
+        self.traffic.encoded(Instant::now());
         let _ = task.reply.send(Ok(EncodeReply {
             encoded,
             degrade,
@@ -332,8 +336,8 @@ impl Executor {
         }
     }
 
-    fn slice_rows(&self, ready: usize, missing: usize) -> usize {
-        self.cost.rows_within(self.limits.slice, ready, missing).min(missing)
+    fn slice_rows(&self, slice: Duration, ready: usize, missing: usize) -> usize {
+        self.cost.rows_within(slice, ready, missing).min(missing)
     }
 
     fn run_long(&mut self, job: Job<Task>, planner: &mut Planner<Task>) {
@@ -343,7 +347,7 @@ impl Executor {
             return self.run_encodes(vec![lease], planner);
         }
         let items = self.items.load_full();
-        let rows_max = self.slice_rows(lease.ready, lease.missing);
+        let rows_max = self.slice_rows(self.limits.slice, lease.ready, lease.missing);
         let Task::Encode(task) = &lease.job.payload else { return };
         let window = Arc::clone(&task.request.window);
         let part = window.part(task.range());
@@ -370,7 +374,7 @@ impl Executor {
         let part = window.part(0..window.len());
         let mut state = self.residency.cache.take(&key).unwrap_or_else(|| self.residency.blank.clone());
         let (ready, missing) = (state.rows_valid(&part), state.rows_missing(&part));
-        let rows_max = self.slice_rows(ready, missing);
+        let rows_max = self.slice_rows(self.traffic.slice(Instant::now(), &self.limits), ready, missing);
         let items = self.items.load_full();
         let jobs = &mut [Advance { state: &mut state, window: part, items: &items, rows_max }];
         let outcome = self.call(|encoder| encoder.advance(jobs));

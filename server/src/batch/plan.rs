@@ -3,8 +3,8 @@
 //! **Late sealing.** Nothing is grouped before the device is free; [`Planner::seal`] then takes what waits at that moment.
 //!
 //! **Lanes.** Short requests (warm users, candidates), long requests (cold histories) and background encodes. Long and
-//! background work runs one slice at a time, so a request waits for at most one slice. Short and long take turns while both wait.
-//! Background work runs only when no request waits: under lasting overload it starves, which is meant. It is bounded
+//! background work runs one slice at a time, so a request waits for at most one slice; background slices are shorter while
+//! requests come. Short and long take turns while both wait. Background work runs only when no request waits: under lasting overload it starves, which is meant. It is bounded
 //! and holds one entry a user, so it cannot grow while it starves.
 //!
 //! **Order.** Earliest deadline first while that order meets every deadline that can be met; once it cannot, the queue is

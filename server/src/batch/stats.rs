@@ -218,7 +218,7 @@ impl DeviceStats {
     /// `total` states have been evicted since the start.
     pub(super) fn evicted(&self, total: u64) {
         let before = self.evicted.swap(total, Relaxed);
-        self.meters.cache_evicted.of(Cache::State).increment(total.saturating_sub(before));
+        self.meters.states_evicted.increment(total.saturating_sub(before));
     }
 }
 

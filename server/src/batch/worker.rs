@@ -6,7 +6,8 @@ use super::handle::{DeviceError, DeviceHandle, RequestLimits};
 use super::ladder::LadderLimits;
 use super::plan::{PlanLimits, Planner};
 use super::stats::DeviceStats;
-use super::task::{Envelope, RefreshTask, Residency, Task};
+use super::task::{Ask, Envelope, RefreshTask, Residency, Task};
+use super::traffic::Traffic;
 use super::warm::{Rehearsal, WarmUp};
 use crate::meters::Meters;
 use arc_swap::ArcSwap;
@@ -119,7 +120,8 @@ impl Device {
         let residency =
             Residency { cache: states, blank: encoder.new_state(), version: encoder.version(), ladder: options.ladder };
         let (cost, lost) = (CostModel::default(), None);
-        let executor = Executor { encoder, items, residency, cost, limits: options.plan, stats, lost };
+        let (limits, traffic) = (options.plan, Traffic::default());
+        let executor = Executor { encoder, items, residency, cost, limits, stats, traffic, lost };
         let worker = Worker {
             planner: Planner::new(options.plan),
             executor,
@@ -164,6 +166,16 @@ impl Intake {
             recv(self.stopped) -> _ => Arrival::Stop,
             recv(self.requests) -> request => request.map_or(Arrival::Stop, Arrival::Request),
             recv(self.refreshes) -> refresh => refresh.map_or(Arrival::Stop, Arrival::Refresh),
+        }
+    }
+
+    /// The same for so long; nothing if nothing comes.
+    fn wait_until(&self, until: Instant) -> Option<Arrival> {
+        select! {
+            recv(self.stopped) -> _ => Some(Arrival::Stop),
+            recv(self.requests) -> request => Some(request.map_or(Arrival::Stop, Arrival::Request)),
+            recv(self.refreshes) -> refresh => Some(refresh.map_or(Arrival::Stop, Arrival::Refresh)),
+            default(until.saturating_duration_since(Instant::now())) => None,
         }
     }
 
@@ -212,19 +224,34 @@ impl Worker {
             if self.intake.stopping() {
                 return;
             }
-            if self.planner.is_empty() {
-                match self.intake.wait() {
-                    Arrival::Stop => return,
-                    Arrival::Request(envelope) => self.admit(envelope),
-                    Arrival::Refresh(task) => self.admit_refresh(task),
-                }
+            let arrival = if self.planner.is_empty() { Some(self.intake.wait()) } else { self.hold_back() };
+            match arrival {
+                Some(Arrival::Stop) => return,
+                Some(Arrival::Request(envelope)) => self.admit(envelope),
+                Some(Arrival::Refresh(task)) => self.admit_refresh(task),
+                None => {}
             }
             self.take_in();
             let now = Instant::now();
+            if self.held_until(now).is_some() {
+                continue;
+            }
             let batch = self.planner.seal(now, &self.executor.cost, &self.executor.residency);
             self.executor.run(batch, &mut self.planner, now);
             self.show();
         }
+    }
+
+    /// Until when background work alone waits and holds back.
+    fn held_until(&mut self, now: Instant) -> Option<Instant> {
+        let Executor { traffic, limits, .. } = &mut self.executor;
+        if self.planner.requests() > 0 || self.planner.is_empty() { None } else { traffic.held_until(now, limits) }
+    }
+
+    /// Waits as long as background work holds back, at most until something comes in.
+    fn hold_back(&mut self) -> Option<Arrival> {
+        let until = self.held_until(Instant::now())?;
+        self.intake.wait_until(until)
     }
 
     /// Takes in whatever has arrived meanwhile.
@@ -240,6 +267,7 @@ impl Worker {
     fn admit(&mut self, envelope: Envelope) {
         let Envelope { ask, asked_at, deadline } = envelope;
         let now = Instant::now();
+        self.executor.traffic.came(now, matches!(ask, Ask::Score(_)));
         if self.planner.requests() >= self.executor.limits.requests_max {
             for (job, why) in self.planner.purge(now) {
                 self.executor.drop_job(job, why, &mut self.planner, now);

@@ -29,6 +29,21 @@ pub enum Change {
     DeleteCreative(Id),
 }
 
+impl Change {
+    /// The record that it is about, for a log.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Item(item) | Self::ItemAt(item, _) => format!("item {}", item.id),
+            Self::Plan(plan) => format!("plan {}", plan.id),
+            Self::Creative(creative) => format!("creative {}", creative.id),
+            Self::DeleteItem(id) => format!("item {id}"),
+            Self::DeletePlan(id) => format!("plan {id}"),
+            Self::DeleteCreative(id) => format!("creative {id}"),
+        }
+    }
+}
+
 /// Why one change was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {

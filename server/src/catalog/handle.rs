@@ -27,19 +27,30 @@ impl CatalogHandle {
         self.current.load_full()
     }
 
+    /// What [`Self::apply`] would do now; nothing is published.
+    ///
+    /// # Errors
+    /// The first change that breaks a rule, with its position.
+    pub fn check(&self, changes: &[Change]) -> Result<Applied, ApplyError> {
+        Ok(self.next(changes.iter().cloned())?.1)
+    }
+
     /// Applies changes in order, all or none, and publishes the result as the next version.
     ///
     /// # Errors
     /// The first change that breaks a rule, with its position; nothing is published then.
     pub fn apply(&self, changes: Vec<Change>) -> Result<Applied, ApplyError> {
         let _turn = self.writer.lock();
-        let before = self.current.load_full();
-        let mut draft = Draft::new(Catalog::clone(&before));
+        let (catalog, applied) = self.next(changes)?;
+        self.current.store(Arc::new(catalog));
+        Ok(applied)
+    }
+
+    fn next(&self, changes: impl IntoIterator<Item = Change>) -> Result<(Catalog, Applied), ApplyError> {
+        let mut draft = Draft::new(Catalog::clone(&self.current.load_full()));
         for (index, change) in changes.into_iter().enumerate() {
             draft.change(change).map_err(|error| ApplyError { index, error })?;
         }
-        let (catalog, applied) = draft.finish();
-        self.current.store(Arc::new(catalog));
-        Ok(applied)
+        Ok(draft.finish())
     }
 }

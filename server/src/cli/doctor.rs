@@ -55,7 +55,7 @@ impl Finding {
 pub fn examine(config: &Config) -> Vec<Finding> {
     vec![
         probe::cpu(),
-        probe::kernels(),
+        probe::kernels(config),
         probe::cores(config),
         probe::memory(config),
         probe::faiss(),

@@ -1,7 +1,7 @@
 //! Reading the sources, checking every key, and errors that name the place, the key and the fix.
 
 use super::key::{Key, Rule};
-use super::{Config, IndexKind};
+use super::{Config, IndexKind, ModelDevice};
 use crate::money::Currency;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -334,12 +334,18 @@ fn together(config: &Config) -> Vec<(&'static str, String)> {
     let url = &config.notices.public_url;
     let web = url.is_empty() || url.starts_with("http://") || url.starts_with("https://");
     rule(
-        web && !url.ends_with('/'),
+        web && !url.ends_with('/') && !url.contains(['?', '#', ' ']),
         "notices.public_url",
-        "must start with http:// or https:// and end without a slash",
+        "must start with http:// or https://, end without a slash, and have no query",
     );
     let exact = config.index.kind != IndexKind::Exact || config.index.lists == 0;
     rule(exact, "index.lists", "has no meaning for index.kind \"exact\"");
+    let encoder = config.index.device != ModelDevice::Cuda || config.model.device != ModelDevice::Cpu;
+    rule(
+        encoder,
+        "index.device",
+        "\"cuda\" searches beside an encoder on the GPU: set model.device to \"cuda\" or \"auto\"",
+    );
     for code in config.currencies.rates.keys().filter(|code| Currency::parse(code).is_none()) {
         rule(false, "currencies.rates", &format!("names `{code}`: use three letters of ISO 4217, as in EUR"));
     }

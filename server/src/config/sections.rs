@@ -100,6 +100,26 @@ pub enum ModelDevice {
     Cuda,
 }
 
+/// The numbers that user states are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateFormat {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to 8 bits of precision.
+    Bf16,
+}
+
+impl From<StateFormat> for longbow_kernels::KvFormat {
+    fn from(format: StateFormat) -> Self {
+        match format {
+            StateFormat::F32 => Self::F32,
+            StateFormat::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 section! {
     /// The encoder and its state cache.
     Model "model" {
@@ -112,7 +132,10 @@ section! {
         /// Bundles that may be loaded while serving: the admin port reads nothing outside it. Empty: models in data.dir.
         dir: String = String::new(), Text;
         /// Memory for user states (K/V blocks): the GPU's own memory where the encoder runs there.
-        state_cache_mib: usize = 512, Int(1, 1_048_576);
+        state_cache_mib: usize = 2_048, Int(1, 1_048_576);
+        /// Numbers that user states are kept in on the CPU. "f32": as computed; "bf16": half the memory a user (where the attention
+        /// dimension is a multiple of 32), and faster on CPUs with AMX; what it may change is checked at each load. GPUs keep bf16.
+        state_format: StateFormat = StateFormat::F32, OneOf(&["f32", "bf16"]);
         /// Threads of the CPU encoder. 0: one for each core.
         threads: usize = 0, Int(0, 1_024);
     }
@@ -133,9 +156,25 @@ pub enum IndexKind {
     IvfPq,
 }
 
+/// How item vectors are kept on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceVectors {
+    /// 2 bytes a number.
+    #[default]
+    Bf16,
+    /// 1 byte a number and a scale for each vector.
+    Int8,
+}
+
 section! {
     /// Retrieval.
     Index "index" {
+        /// What searches the items. "auto": the GPU where the encoder runs on one and the vectors fit, else the CPU; "cpu";
+        /// "cuda": the GPU, or no start. On a GPU every eligible item is scored; `kind` is what the CPU then falls back to.
+        device: ModelDevice = ModelDevice::Auto, OneOf(&["auto", "cpu", "cuda"]);
+        /// Vectors on a GPU: "bf16", or "int8" for half the memory and time. What is found is ranked by exact scores.
+        device_vectors: DeviceVectors = DeviceVectors::Bf16, OneOf(&["bf16", "int8"]);
         /// "auto" picks by the number of items.
         kind: IndexKind = IndexKind::Auto, OneOf(&["auto", "exact", "ivf", "ivfpq"]);
         /// Inverted lists. 0: by the number of items.
@@ -276,7 +315,8 @@ section! {
         public_url: String = String::new(), Text;
         /// Signing keys, one `id:base64` a line, the first signs, all verify. Empty: notices.key in data.dir, made if absent.
         key_file: String = String::new(), Text;
-        /// How long after the bid a notice is accepted.
+        /// How long after the bid a notice is accepted. A win or billing notice that comes later is still charged, marked late, as
+        /// long as the ledger remembers the bid.
         window_seconds: u64 = 86_400, Int(1, 2_592_000);
     }
 }
@@ -290,12 +330,12 @@ section! {
 }
 
 impl Currencies {
-    /// The exact table that requests use: rates rounded to micros of a dollar. Codes were checked on loading.
+    /// The exact table that requests use. Codes were checked on loading.
     #[must_use]
     pub fn table(&self) -> FxTable {
-        #[expect(clippy::cast_possible_truncation, reason = "loading bounds a rate to 1e6, so micros fit easily")]
-        let micros = |rate: f64| (rate * 1e6).round() as i64;
-        FxTable::new(self.rates.iter().filter_map(|(code, &rate)| Some((Currency::parse(code)?, micros(rate)))))
+        #[expect(clippy::cast_possible_truncation, reason = "loading bounds a rate to 1e6, so 10^-12 dollars fit")]
+        let exact = |rate: f64| (rate * 1e12).round() as i64;
+        FxTable::new(self.rates.iter().filter_map(|(code, &rate)| Some((Currency::parse(code)?, exact(rate)))))
     }
 }
 

@@ -36,7 +36,7 @@ pub fn items(taxonomy: &Taxonomy, count: usize) -> Vec<Item> {
     for number in 1..=count {
         let category = &categories[skewed(&mut rng, 1.3, categories.len())];
         let look = LOOKS[rng.random_range(0..LOOKS.len())];
-        let price = category.price * (0.5 * rng.sample::<f64, _>(StandardNormal)).exp();
+        let price = PRICE_SCALE * category.price * (0.5 * rng.sample::<f64, _>(StandardNormal)).exp();
         items.push(Item {
             id: Id::from(&*number.to_string()),
             title: format!("{look} {} {}", category.name, 100 + number % 900),
@@ -62,6 +62,10 @@ fn content(centre: &[f32], rng: &mut StdRng) -> Vec<f32> {
     vector
 }
 
+/// Prices of the demo against those of a shop. The world's users click and buy many times as often as people do, so that a small data
+/// set teaches a model; its things cost less by a like factor, so that bids lie where bids lie.
+const PRICE_SCALE: f64 = 0.01;
+
 /// Plans that share out the items: neighbours in a category go to the same plan.
 #[must_use]
 pub fn plans(items: &[Item], demo: &config::Demo, now: i64) -> Vec<Plan> {
@@ -74,7 +78,7 @@ pub fn plans(items: &[Item], demo: &config::Demo, now: i64) -> Vec<Plan> {
         let shop = number / 4;
         let typical = share[share.len() / 2].price_micros;
         let goal = match number % 4 {
-            0 => Goal::Cpc { target_micros: micros(0.2 + rng.random::<f64>()) },
+            0 => Goal::Cpc { target_micros: micros(PRICE_SCALE * (1.0 + 5.0 * rng.random::<f64>())) },
             1 => Goal::Cpa { target_micros: Micros(typical.0 / 4) },
             _ => Goal::Roi { target: 2.0 + f64::from(rng.random_range(0..5_u8)) },
         };
@@ -89,7 +93,7 @@ pub fn plans(items: &[Item], demo: &config::Demo, now: i64) -> Vec<Plan> {
             budget_micros: micros(300.0 * wealth.exp()),
             currency: Currency::USD,
             goal,
-            max_bid_micros: Micros(20_000),
+            max_bid_micros: Micros(50_000),
             starts_at: now - 3_600,
             ends_at: now + 30 * 86_400,
             state: PlanState::Active,

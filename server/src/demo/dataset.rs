@@ -51,7 +51,7 @@ pub struct WorldArgs {
     #[arg(long, default_value_t = config::Demo::default().long_events)]
     pub events: usize,
     /// Slates shown to each user of the train split
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 24)]
     pub slates: usize,
     /// Items of a slate [default: 16 to train on, 200 held out]
     #[arg(long)]

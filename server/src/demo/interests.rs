@@ -84,7 +84,7 @@ impl Interest {
     fn pull(&self, time: i64) -> Pull {
         match self.rhythm {
             Rhythm::Staple => Pull { click: 1.8, conversion: 2.5, basket: 0.8 },
-            Rhythm::Habit { until, .. } if time > until => Pull { click: 0.1, conversion: -0.2, basket: 1.0 },
+            Rhythm::Habit { until, .. } if time > until => Pull { click: 0.7, conversion: -0.2, basket: 1.0 },
             Rhythm::Habit { from, .. } if time >= from => Pull { click: 1.8, conversion: 0.2, basket: 1.0 },
             Rhythm::Passion { from, until } if time >= from => {
                 let click = if time <= until { 2.0 } else { 1.8 };
@@ -92,7 +92,7 @@ impl Interest {
             }
             Rhythm::Season { .. } => {
                 let on = self.season(time);
-                Pull { click: 1.1 + 0.9 * on, conversion: 2.0 + 0.9 * on, basket: 1.0 + 0.4 * on }
+                Pull { click: 1.5 + 0.4 * on, conversion: 2.4 + 0.4 * on, basket: 1.0 + 0.4 * on }
             }
             Rhythm::Habit { .. } | Rhythm::Passion { .. } => NO_PULL,
         }
@@ -184,8 +184,8 @@ impl Profile {
             }
         }
         Chances {
-            click: logistic(-3.3 + best.click + 2.0 * fit + market.appeal(item)),
-            conversion: logistic(-3.0 + best.conversion + 2.0 * fit),
+            click: logistic(-2.9 + best.click + 2.0 * fit + market.appeal(item)),
+            conversion: logistic(-2.8 + best.conversion + 2.0 * fit),
             basket: best.basket,
         }
     }

@@ -72,8 +72,8 @@ pub(super) fn life(market: &Market, user: &UserPlan, now: i64) -> (Profile, Vec<
         rng.random_range(30 * DAY..SPAN_MAX)
     };
     let profile = Profile::draw(market, (now - known_for, now - DAY / 4), &mut rng);
-    // A visit has 34 events in the mean; more are drawn than needed and the oldest dropped.
-    let visits = profile.visits(user.events / 32 + 4, &mut rng);
+    // A visit has 12 or 13 events in the mean; more are drawn than needed and the oldest dropped.
+    let visits = profile.visits(user.events / 12 + 6, &mut rng);
     let mut steps = Vec::with_capacity(user.events * 5 / 4 + 64);
     let mut time = profile.from;
     for (start, about) in visits {
@@ -88,7 +88,7 @@ pub(super) fn life(market: &Market, user: &UserPlan, now: i64) -> (Profile, Vec<
                 (shelf, near(&market.shelves[shelf].centre, 0.6, &mut rng), (0.01, 0.002))
             }
         };
-        for number in 0..rng.random_range(10..60) {
+        for number in 0..rng.random_range(4..22) {
             let item = market.pick(shelf, &wish, &mut rng);
             steps.push(Step { item, action: action(buying, &mut rng), time, opens: number == 0, about });
             time += rng.random_range(5..90);
@@ -160,6 +160,6 @@ mod tests {
         assert!(steps[0].time < now - 900 * DAY && steps[8_999].time > now - 365 * DAY);
         assert!(profile.interests.len() > 30);
         let opened = steps.iter().filter(|step| step.opens).count();
-        assert!((250..330).contains(&opened), "{opened} visits");
+        assert!((740..860).contains(&opened), "{opened} visits");
     }
 }

@@ -263,7 +263,10 @@ impl<'a> Watch<'a> {
     fn answered(&mut self, status: StatusCode, arrived: Instant) {
         self.cancelled = None;
         self.meters.requests.of(self.endpoint, StatusClass::of(status.as_u16())).increment(1);
-        self.meters.request_seconds.of(self.endpoint).record(arrived.elapsed().as_secs_f64());
+        // A body that was never sent in time says how slow the client is, not the server.
+        if status != StatusCode::REQUEST_TIMEOUT {
+            self.meters.request_seconds.of(self.endpoint).record(arrived.elapsed().as_secs_f64());
+        }
     }
 }
 

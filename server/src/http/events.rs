@@ -1,5 +1,6 @@
 //! `POST /v1/events`: what users did, batched, idempotent by event id.
 
+use super::notices::NoticeKind;
 use super::respond::{self, Fault};
 use super::routes::timed;
 use super::{Request, Response};
@@ -148,6 +149,10 @@ async fn append(app: &App, events: Vec<UserEvent>) -> Result<Vec<store::EventOut
     app.users.append(events).await.map_err(|error| match error {
         StoreError::Busy(_) => Fault::too_many("the store's queue is full; send the batch again", retry),
         StoreError::TooMany(most) => Fault::invalid("events", format!("may hold at most {most} events")),
+        StoreError::Poisoned(reason) => {
+            tracing::error!(reason, "events were not stored");
+            Fault::unavailable("the user store takes no events until the server is restarted; /readyz says why", retry)
+        }
         error => {
             tracing::error!(%error, "events were not stored");
             Fault::unavailable("events cannot be stored now; send the batch again", retry)
@@ -233,11 +238,19 @@ fn feed_back(app: &App, catalog: &Catalog, body: &Event, action: u16) {
     };
     let sight = body.creative.as_ref().and_then(|id| Sight::find(catalog, id.as_str()));
     let creative = sight.as_ref().map(|sight| sight.creative);
+    let plan = body.plan.as_ref().and_then(|id| catalog.plan_slot(id));
+    // The pixel or the click notice of the same bid may have told it already, or will: the first report counts.
+    let kind = if action == actions::CLICK { NoticeKind::Click } else { NoticeKind::Impression };
+    if let (Some(bid), Some(_)) = (bid, shown)
+        && (plan.is_some() || sight.is_some())
+        && !app.seen.first(kind, bid)
+    {
+        return;
+    }
     if let (Some(sight), Some((outcome, _))) = (sight, shown) {
         let sight = Sight { user: user_key(&body.user), now_s: app.clock.seconds(), ..sight };
         app.chooser.record(catalog, sight, outcome);
     }
-    let plan = body.plan.as_ref().and_then(|id| catalog.plan_slot(id));
     let result = match (shown, action) {
         (Some((_, result)), _) => Some(result),
         (None, actions::PURCHASE) => Some(PlanOutcome::Conversion(body.value_micros.unwrap_or(Micros::ZERO))),

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::ids::{Id, PlanSlot};
 use crate::ledger::{self, BidId, SettleError, Settled, Settlement, Timing};
 use crate::meters::NoticeOutcome;
-use crate::money::{Micros, Rounding};
+use crate::money::Micros;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue, LOCATION};
 
@@ -78,19 +78,11 @@ fn sight_of(app: &App, catalog: &Catalog, claim: &Claim<'_>) -> Option<Sight> {
 async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -> (NoticeOutcome, Result<(), Fault>) {
     let plan = Id::from(&*claim.plan);
     let catalog = app.catalog.snapshot();
-    let currency = catalog.plan_slot(&plan).and_then(|slot| catalog.plan(slot)).map(|entry| entry.record.currency);
     let Some(account) = app.ledger.account(&plan) else {
         return (NoticeOutcome::Unknown, Err(Fault::not_found("such plan")));
     };
-    // A plan that was deleted meanwhile still owes: its bids were made in the currency of the claim or a known rate.
-    let currency = currency.unwrap_or(claim.currency);
-    let convert = |amount| app.fx.convert(amount, claim.currency, currency, Rounding::Up);
-    let (Some(price), Some(bid_amount)) = (convert(price), convert(claim.cap)) else {
-        return (
-            NoticeOutcome::BadPrice,
-            Err(Fault::invalid("currency", "no rate is known for the currency of the bid")),
-        );
-    };
+    // At the rate of the bid: the plan may be gone by now, and today's rates are others.
+    let (price, bid_amount) = (claim.charge(price), claim.hold);
     let notice = if kind == NoticeKind::Win { ledger::Notice::Win } else { ledger::Notice::Billing };
     let bid = BidId::parse(&claim.bid);
     app.shades.won(bid);

@@ -6,6 +6,7 @@
 //!
 //! Everything here is pure: bytes in, values or bytes out.
 
+mod consent;
 pub mod cpm;
 mod imp;
 mod json;

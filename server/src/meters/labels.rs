@@ -196,14 +196,16 @@ label! {
         NotSecure = "not_secure",
         /// No rate for a currency.
         Currency = "currency",
-        /// No plan passes the filters.
+        /// No plan passes the filters: schedule, money left, targeting, blocks.
         NothingEligible = "nothing_eligible",
         /// No candidate's value reaches a price.
         LowValue = "low_value",
         /// No candidate's bid reaches the floor.
         BelowFloor = "below_floor",
-        /// The ledger did not hold the money.
+        /// The ledger did not hold the money: taken by other bids at that moment.
         NotHeld = "not_held",
+        /// The budget of every plan that would have bid is spent or held.
+        BudgetExhausted = "budget_exhausted",
     }
 }
 
@@ -334,6 +336,18 @@ label! {
         Served = "served",
         /// It was refused; the one before keeps serving.
         Refused = "refused",
+    }
+}
+
+label! {
+    /// A part of the server that keeps something on disk.
+    Room {
+        /// Money.
+        Ledger = "ledger",
+        /// Histories and the event log.
+        Users = "users",
+        /// Plans, items, creatives, and what was learned.
+        Catalogue = "catalogue",
     }
 }
 

@@ -5,7 +5,7 @@ use crate::app::{App, Expected, group_of};
 use crate::auction::NoBidReason;
 use crate::auction::choose::{Ask, Choice, Composition, Context};
 use crate::auction::pace::{Cell, Controls};
-use crate::auction::price::{Market, PriceInput, Priced, Shade, bid};
+use crate::auction::price::{Market, PriceInput, Priced, Shade, Steps, bid, without_floor};
 use crate::auction::select::{Candidate, Selection};
 use crate::auction::slot::{Channel, Slot, Terms};
 use crate::batch::Degrade;
@@ -16,7 +16,7 @@ use crate::ledger::{BidId, ReserveError};
 use crate::meters::{NoBid, Stage, StageTimes};
 use crate::money::{Currency, Micros};
 use crate::plans::Plan;
-use crate::render::{FormUsed, fits};
+use crate::render::fits;
 use longbow_model::Scores;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -99,7 +99,7 @@ pub struct Decision {
 #[derive(Clone, Debug)]
 pub struct Reasons {
     counts: [u32; NoBidReason::ALL.len()],
-    below_floor: Vec<PlanSlot>,
+    below_floor: Vec<(PlanSlot, Steps)>,
     by_plan: Option<HashMap<PlanSlot, NoBidReason>>,
 }
 
@@ -112,9 +112,6 @@ impl Reasons {
 
     fn note(&mut self, plan: Option<PlanSlot>, reason: NoBidReason) {
         self.counts[reason.index()] += 1;
-        if let (Some(plan), NoBidReason::BelowFloor) = (plan, reason) {
-            self.below_floor.push(plan);
-        }
         if let (Some(plan), Some(trace)) = (plan, &mut self.by_plan) {
             let farthest = trace.entry(plan).or_insert(reason);
             *farthest = reason.max(*farthest);
@@ -132,9 +129,9 @@ impl Reasons {
         self.by_plan.as_ref()
     }
 
-    /// Plans whose price did not reach the floor, for each candidate once.
+    /// Plans whose price did not reach the floor, for each candidate once, with what they would have offered without one.
     #[must_use]
-    pub fn below_floor(&self) -> &[PlanSlot] {
+    pub fn below_floor(&self) -> &[(PlanSlot, Steps)] {
         &self.below_floor
     }
 
@@ -336,7 +333,12 @@ fn price_all(
                 };
                 match bid(&input, &offer.market) {
                     Ok(price) => priced.push(Candidate { slot: offer.position, plan, item, priced: price }),
-                    Err(reason) => reasons.note(Some(plan), reason),
+                    Err(reason) => {
+                        reasons.note(Some(plan), reason);
+                        let below = reason == NoBidReason::BelowFloor;
+                        let steps = below.then(|| without_floor(&input, &offer.market)).flatten();
+                        reasons.below_floor.extend(steps.map(|steps| (plan, steps)));
+                    }
                 }
             }
         }
@@ -348,6 +350,8 @@ fn price_all(
 fn no_bid_of(reasons: &Reasons) -> NoBid {
     if reasons.had(NoBidReason::LedgerRefused) {
         NoBid::NotHeld
+    } else if reasons.had(NoBidReason::BudgetExhausted) {
+        NoBid::BudgetExhausted
     } else if reasons.had(NoBidReason::BelowFloor) {
         NoBid::BelowFloor
     } else {
@@ -413,18 +417,12 @@ impl Choosing<'_> {
         };
         let creatives = offer.eligible.creatives(self.catalog, plan, item).filter(shows);
         let mut rivals = Vec::new();
-        let tell = |choice: &Choice| {
-            if mode.traced {
-                rivals.push(*choice);
-            }
-        };
+        let tell = |choice: &Choice| rivals.extend(mode.traced.then_some(*choice));
         let choice = self.app.chooser.choose_telling(self.catalog, ask, creatives, &mut rng, tell);
         let choice = choice.ok_or(NoBidReason::NoCreativeFits)?;
         rivals.sort_by(|a, b| b.sampled.total_cmp(&a.sampled));
         rivals.truncate(RIVALS_MAX);
         let (creative, composition) = (choice.creative, choice.composition);
-        let form = self.catalog.creative(creative).and_then(|e| fits(self.terms, offer.slot, &e.record).ok());
-        offer.market.check_floor(&priced, form.and_then(FormUsed::video_duration_s))?;
         let now_micros = self.app.clock.micros();
         let now = now_micros.div_euclid(1_000_000);
         let record = &self.catalog.creative(creative).ok_or(NoBidReason::NotFound)?.record;

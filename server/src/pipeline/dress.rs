@@ -91,6 +91,7 @@ fn dress<'a>(app: &App, request: &BidRequest, decision: &'a Decision, won: &'a W
         user: request.user.for_history().map_or(0, |user| user_key(&Id::from(user))),
         cap: won.priced.price,
         currency: won.priced.currency,
+        hold: won.priced.hold,
         time_s: app.clock.seconds(),
         test: request.terms.test,
     };

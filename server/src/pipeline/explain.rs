@@ -10,13 +10,14 @@ use crate::http::openrtb::BidRequest;
 use crate::ids::Id;
 use crate::meters::{Label, StageTimes};
 use crate::money::Currency;
+use crate::plans::Plan;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Time that an explanation may take: it is asked by a person, not by an auction.
 const TIME: Duration = Duration::from_secs(5);
-/// Plans listed for each slot at most; all are counted.
+/// Plans listed for each slot at most, those that came farthest first; all are counted.
 const PLANS_MAX: usize = 1_000;
 
 /// What became of a request.
@@ -90,17 +91,40 @@ pub struct ExplainedSlot {
     counts: BTreeMap<&'static str, usize>,
     /// Each plan that does not bid, by id, and why.
     plans: BTreeMap<Id, &'static str>,
+    /// Plans that were asked for and are not listed, as there are too many.
+    #[serde(skip_serializing_if = "is_zero")]
+    unlisted: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Which plans' reasons an explanation lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Plans of one advertiser.
+    pub advertiser: Option<&'a Id>,
+    /// One plan.
+    pub plan: Option<&'a Id>,
+}
+
+impl Wanted<'_> {
+    fn admits(&self, plan: &Plan) -> bool {
+        self.advertiser.is_none_or(|owner| *owner == plan.advertiser) && self.plan.is_none_or(|id| *id == plan.id)
+    }
 }
 
 /// Explains a request.
-pub async fn explain(app: &App, request: &BidRequest) -> Explanation {
+pub async fn explain(app: &App, request: &BidRequest, wanted: Wanted<'_>) -> Explanation {
     let started = Instant::now();
     let mut times = StageTimes::from(started);
     let subject = request.user.for_history().map_or(Subject::Unknown, |user| Subject::Known(Id::from(user)));
     let query_time = app.clock.seconds();
     let asked = Asked { subject, query_time, deadline: Deadline::after(started, TIME) };
     let outcome = decide(app, request, &asked, Mode { traced: true, hold: false }, &mut times).await;
-    let imps = slots(app, request, outcome.as_ref().ok(), query_time);
+    let imps = slots(app, request, outcome.as_ref().ok(), (wanted, query_time));
     let auction = request.terms.auction_id.clone();
     let stages = times.header();
     match outcome {
@@ -162,15 +186,26 @@ fn creative(app: &App, decision: &Decision, choice: &Choice) -> Option<Explained
     })
 }
 
-fn slots(app: &App, request: &BidRequest, decision: Option<&Decision>, now: i64) -> Vec<ExplainedSlot> {
+fn slots(
+    app: &App,
+    request: &BidRequest,
+    decision: Option<&Decision>,
+    (wanted, now): (Wanted<'_>, i64),
+) -> Vec<ExplainedSlot> {
     let catalog = decision.map_or_else(|| app.catalog.snapshot(), |decision| decision.catalog.clone());
     let controls = app.controls.load();
     let mut out = Vec::with_capacity(request.slots.len());
     for (position, slot) in request.slots.iter().enumerate() {
         let of_slot = request.unusable.iter().filter(|unusable| unusable.imp_id == slot.imp_id);
         let unusable = of_slot.map(|unusable| format!("{}: {}", unusable.form, unusable.why)).collect();
-        let mut explained =
-            ExplainedSlot { imp: slot.imp_id.clone(), unusable, counts: BTreeMap::new(), plans: BTreeMap::new() };
+        let mut explained = ExplainedSlot {
+            imp: slot.imp_id.clone(),
+            unusable,
+            counts: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            unlisted: 0,
+        };
+        let mut listed = Vec::new();
         for filtered in catalog.explain(&request.terms, slot, &controls.live, now) {
             let bids =
                 decision.is_some_and(|d| d.bids.iter().any(|won| won.slot == position && won.plan == filtered.plan));
@@ -185,12 +220,16 @@ fn slots(app: &App, request: &BidRequest, decision: Option<&Decision>, now: i64)
                 None => later.unwrap_or(NoBidReason::NotRetrieved),
             };
             *explained.counts.entry(reason.as_str()).or_default() += 1;
-            if explained.plans.len() < PLANS_MAX
-                && let Some(entry) = catalog.plan(filtered.plan)
+            if let Some(entry) = catalog.plan(filtered.plan)
+                && wanted.admits(&entry.record)
             {
-                explained.plans.insert(entry.record.id.clone(), reason.as_str());
+                // Those that passed the filters say most.
+                listed.push((filtered.reason.is_some(), entry.record.id.clone(), reason.as_str()));
             }
         }
+        listed.sort_by_key(|(filtered, _, _)| *filtered);
+        explained.unlisted = listed.len().saturating_sub(PLANS_MAX);
+        explained.plans = listed.into_iter().take(PLANS_MAX).map(|(_, id, reason)| (id, reason)).collect();
         out.push(explained);
     }
     out

@@ -55,6 +55,8 @@ struct State {
     entries: HashMap<u128, Entry>,
     bytes: usize,
     clock: u64,
+    hits: u64,
+    misses: u64,
 }
 
 /// Windows of recent users within a byte budget; the least recently used make room.
@@ -82,6 +84,13 @@ impl WindowCache {
         &self.limits
     }
 
+    /// Windows found, and windows that had to be made, so far.
+    #[must_use]
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.hits, state.misses)
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -94,6 +103,7 @@ impl WindowCache {
         let item_slots = catalog.item_slots();
         {
             let mut state = self.state.lock();
+            let state = &mut *state;
             state.clock += 1;
             let now = state.clock;
             if let Some(entry) = state.entries.get_mut(&user)
@@ -101,8 +111,10 @@ impl WindowCache {
                 && entry.item_slots == item_slots
             {
                 entry.used = now;
+                state.hits += 1;
                 return Arc::clone(&entry.window);
             }
+            state.misses += 1;
         }
         let window = Arc::new(self.limits.translate(rows.by_key(catalog), history));
         self.keep(user, Entry { history: Arc::clone(history), item_slots, window: Arc::clone(&window), used: 0 });

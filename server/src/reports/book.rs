@@ -2,6 +2,7 @@
 
 use super::rows::{Counts, Hour, OTHER};
 use super::{CELLS_MAX, Fact, HOURS_MAX, Outcome};
+use crate::auction::diagnose::own::ln;
 use crate::catalog::Catalog;
 use crate::ids::{CreativeSlot, Id, PlanSlot};
 use crate::money::Micros;
@@ -79,11 +80,14 @@ impl Book {
     pub(super) fn take(&mut self, catalog: &Catalog, at: i64, fact: Fact) {
         match fact {
             Fact::Chances { channel, plans } => {
-                for &(plan, bid) in &plans {
+                for &(plan, steps, reached) in &plans {
                     self.count(catalog, (at, plan, None), &channel, |counts| {
                         counts.chances += 1;
-                        counts.priced += u64::from(bid.0 > 0);
-                        counts.priced_sum = counts.priced_sum.saturating_add(bid.0);
+                        if reached {
+                            counts.priced += 1;
+                            counts.priced_sum = counts.priced_sum.saturating_add(steps.offered.0);
+                        }
+                        counts.own.get_or_insert_default().note(steps);
                     });
                 }
             }
@@ -99,6 +103,7 @@ impl Book {
                 self.count(catalog, (at, plan, creative), &channel, |counts| {
                     counts.wins += 1;
                     counts.winning_bid_sum = counts.winning_bid_sum.saturating_add(amount.0);
+                    counts.winning_ln_sum += ln(amount);
                     counts.spend = counts.spend.saturating_add(price.0);
                     counts.spend_squares += square(price);
                 });

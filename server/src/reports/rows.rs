@@ -1,5 +1,6 @@
 //! One hour of one plan.
 
+use crate::auction::diagnose::own::OwnBids;
 use crate::ids::Id;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ pub(super) const CREATIVES_MAX: usize = 32;
 pub const OTHER: &str = "other";
 
 /// What happened. Amounts in micros of the plan's currency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
     /// Auctions with a candidate that had a price, below the floor or not.
@@ -20,6 +21,9 @@ pub struct Counts {
     pub priced: u64,
     /// Sum of those bids.
     pub priced_sum: i64,
+    /// How the bids of all chances came about; none in the rows of creatives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own: Option<Box<OwnBids>>,
     /// Bids sent.
     pub bids: u64,
     /// Sum of their amounts.
@@ -28,6 +32,8 @@ pub struct Counts {
     pub wins: u64,
     /// Sum of our own bids of those.
     pub winning_bid_sum: i64,
+    /// Sum of the logarithms of these bids.
+    pub winning_ln_sum: f64,
     /// Charged.
     pub spend: i64,
     /// Sum of squares of the charges.
@@ -50,10 +56,14 @@ impl Counts {
         self.chances += other.chances;
         self.priced += other.priced;
         self.priced_sum = self.priced_sum.saturating_add(other.priced_sum);
+        if let Some(own) = &other.own {
+            self.own.get_or_insert_default().add(own);
+        }
         self.bids += other.bids;
         self.bid_sum = self.bid_sum.saturating_add(other.bid_sum);
         self.wins += other.wins;
         self.winning_bid_sum = self.winning_bid_sum.saturating_add(other.winning_bid_sum);
+        self.winning_ln_sum += other.winning_ln_sum;
         self.spend = self.spend.saturating_add(other.spend);
         self.spend_squares += other.spend_squares;
         self.impressions += other.impressions;

@@ -166,9 +166,9 @@ impl Book {
             }
             factors.0 += factor(&setting.goal) * seconds;
             factors.1 += seconds;
-            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-            let budget = setting.budget.0 as f64;
-            period.budget = budget;
+            #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+            let (budget, max_bid) = (setting.budget.0 as f64, setting.max_bid.0 as f64);
+            (period.budget, period.max_bid) = (budget, max_bid);
         });
         period.target_factor = if factors.1 > 0.0 { factors.0 / factors.1 } else { 1.0 };
         let (mut multiplier, mut ticks) = (0.0, 0);
@@ -203,8 +203,12 @@ fn add(channel: &mut ChannelFigures, creative: Option<&Id>, counts: &Counts) {
     channel.chances += counts.chances as f64;
     channel.bids += counts.priced as f64;
     channel.bid_sum += counts.priced_sum as f64;
+    if let Some(own) = &counts.own {
+        channel.own.add(own);
+    }
     channel.wins += counts.wins as f64;
     channel.winning_bid_sum += counts.winning_bid_sum as f64;
+    channel.winning_ln_sum += counts.winning_ln_sum;
     channel.spend += counts.spend as f64;
     channel.spend_squares += counts.spend_squares;
     channel.conversions += counts.conversions as f64;

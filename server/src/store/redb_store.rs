@@ -264,6 +264,10 @@ impl UserStore for RedbUserStore {
         self.ask(|reply| Job::Delete(user, reply))
     }
 
+    fn cached_bytes(&self) -> usize {
+        self.shared.cache.size().0
+    }
+
     fn poisoned(&self) -> Option<&str> {
         self.shared.poison.reason().or_else(|| self.shared.log.poisoned())
     }

@@ -189,6 +189,8 @@ fn candidate(slot: usize, plan: u32, item: u32, strength: i64) -> Candidate {
         hold: price,
         strength: price,
         value: price,
+        wanted: price,
+        affordable: price,
         floor: Micros(0),
         deal: None,
         auction_type: AuctionType::FirstPrice,

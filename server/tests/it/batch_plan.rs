@@ -63,6 +63,7 @@ fn limits() -> PlanLimits {
         batch_max: ms(9),
         slice: ms(6),
         reply_margin: ms(2),
+        ..PlanLimits::default()
     }
 }
 

@@ -111,7 +111,7 @@ fn faults_of_a_file_name_line_key_and_fix() {
         ("[demo]\nlong_users = 30000\n", "longbow.toml:2: `demo.long_users` is above demo.users"),
         (
             "[notices]\npublic_url = \"ads.example\"\n",
-            "longbow.toml:2: `notices.public_url` must start with http:// or https:// and end without a slash",
+            "longbow.toml:2: `notices.public_url` must start with http:// or https://, end without a slash, and have no query",
         ),
     ];
     for (text, message) in table {

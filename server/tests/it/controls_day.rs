@@ -133,6 +133,13 @@ fn a_plan_is_forecast_diagnosed_and_its_bids_explained() {
     let posteriors = with(&world, ANN, "GET", "/v1/plans/plan-0/creatives", &Value::Null).json();
     let rate = &posteriors["creatives"][0]["click_rate"];
     assert!(rate["low"].as_f64() < rate["mean"].as_f64() && rate["mean"].as_f64() < rate["high"].as_f64(), "{rate}");
+    let creative = &posteriors["creatives"][0];
+    let path = format!("/v1/creatives/{}/learned", creative["creative"]["id"].as_str().unwrap());
+    let learned = with(&world, ANN, "GET", &path, &Value::Null).json();
+    for (here, there) in [("impressions", "impressions"), ("clicks", "clicks"), ("elements", "elements")] {
+        assert_eq!(creative[here], learned[there], "one way to get what was learned");
+    }
+    assert_eq!(rate["mean"], learned["expected"]);
 }
 
 /// One message over a socket of its own.

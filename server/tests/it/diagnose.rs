@@ -1,12 +1,30 @@
 //! The diagnosis against its own promises: parts sum to the whole whatever the figures, and nothing is blamed for luck.
 
+use longbow::auction::diagnose::own::OwnBids;
 use longbow::auction::diagnose::{Cause, ChannelFigures, CreativeFigures, NotEnough, Period, diagnose};
+use longbow::auction::price::Steps;
+use longbow::money::Micros;
 use proptest::prelude::*;
+
+/// Bids of value, multiplier and shading, under a cap.
+fn own_bids(bids: &[(i64, f64, f64)], cap: i64) -> OwnBids {
+    let mut own = OwnBids::default();
+    for &(value, multiplier, share) in bids {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small amounts")]
+        let times = |amount: i64, by: f64| (amount as f64 * by) as i64;
+        let wanted = times(value, multiplier);
+        let affordable = wanted.min(cap);
+        let offered = Micros(times(affordable, share));
+        own.note(Steps { value: Micros(value), wanted: Micros(wanted), affordable: Micros(affordable), offered });
+    }
+    own
+}
 
 prop_compose! {
     fn channel(name: usize)(
         chances in 0..200_000u32, bid_share in 0.0..1.0f64, win_share in 0.0..1.0f64, bid in 1.0..9_000.0f64, paid in 0.05..1.0f64,
         ctr in prop::collection::vec(0.0..0.2f64, 1..4), cvr in 0.0..0.5f64, order in 1.0..5e7f64,
+        own in prop::collection::vec((1..20_000i64, 0.1..4.0f64, 0.2..1.0f64), 0..6), cap in 500..20_000i64,
     ) -> ChannelFigures {
         let chances = f64::from(chances);
         let bids = (chances * bid_share).floor();
@@ -19,8 +37,8 @@ prop_compose! {
         let clicks: f64 = creatives.iter().map(|c| c.clicks).sum();
         let conversions = (clicks * cvr).floor();
         ChannelFigures {
-            name: format!("c{name}"), chances, bids, bid_sum: bids * bid, wins, winning_bid_sum: wins * bid,
-            spend, spend_squares: wins * (bid * paid).powi(2) * 1.5,
+            name: format!("c{name}"), chances, bids, bid_sum: bids * bid, wins, winning_bid_sum: wins * bid, winning_ln_sum: wins * bid.ln(),
+            own: own_bids(&own, cap), spend, spend_squares: wins * (bid * paid).powi(2) * 1.5,
             conversions, value: conversions * order, value_squares: conversions * order * order * 1.2, creatives,
         }
     }
@@ -33,7 +51,7 @@ prop_compose! {
     ) -> Period {
         let seconds = hours * 3_600.0;
         Period {
-            seconds, paused_seconds: seconds * off[0], exhausted_seconds: seconds * off[1], off_seconds: seconds * off[2] * 0.5,
+            max_bid: 1e4, seconds, paused_seconds: seconds * off[0], exhausted_seconds: seconds * off[1], off_seconds: seconds * off[2] * 0.5,
             target_factor: 1.0 / target, multiplier, budget: 1e9, channels,
         }
     }
@@ -94,8 +112,10 @@ fn day(click_rate: f64, exhausted_hours: f64) -> Period {
         chances: (150_000.0 * live).round(),
         bids: (150_000.0 * live).round(),
         bid_sum: 150_000.0 * live * 2_000.0,
+        own: OwnBids::default(),
         wins,
         winning_bid_sum: wins * 2_300.0,
+        winning_ln_sum: wins * 2_300.0f64.ln(),
         spend: wins * 1_400.0,
         spend_squares: wins * 1_400.0 * 1_400.0 * 1.3,
         conversions,
@@ -147,4 +167,74 @@ fn nothing_is_said_without_figures() {
     let empty = Period { seconds: 60.0, ..Period::default() };
     assert_eq!(diagnose(&empty, &empty), Err(NotEnough::NothingBought));
     assert!(diagnose(&empty, &day(0.05, 0.0)).is_ok());
+}
+
+/// A day of first-price bids under a win-rate model: bids of values around 2,000 micros, of which a share of `(a / value)^b` is offered
+/// and at most `cap` is bid at all.
+fn shaded_day(multiplier: f64, (a, b): (f64, f64), cap: f64) -> Period {
+    let mut period = day(0.05, 0.0);
+    let channel = &mut period.channels[0];
+    let (mut wins, mut paid) = (0.0, 0.0);
+    let (mut winning, mut winning_ln, mut chances) = (0.0, 0.0, 0.0);
+    for step in 1..2_000 {
+        // Values and the others' bids: both are spread by half their size.
+        let value = 2_000.0 * (0.5 * (f64::from(step) / 2_000.0 - 0.5) * 6.0).exp();
+        let weight = (-0.5 * ((f64::from(step) / 2_000.0 - 0.5) * 6.0).powi(2)).exp();
+        let wanted = value * multiplier;
+        let affordable = wanted.min(cap);
+        let offered = affordable * (a / affordable).powf(b).min(1.0);
+        #[expect(clippy::cast_possible_truncation, reason = "a few thousand micros")]
+        let money = |amount: f64| Micros(amount.round() as i64);
+        let mut one = OwnBids::default();
+        let steps = Steps {
+            value: money(value),
+            wanted: money(wanted),
+            affordable: money(affordable),
+            offered: money(offered),
+        };
+        one.note(steps);
+        one.count *= weight;
+        one.ln = one.ln.map(|sum| sum * weight);
+        one.squares = one.squares.map(|sum| sum * weight);
+        one.products = one.products.map(|sum| sum * weight);
+        channel.own.add(&one);
+        let won = weight / (1.0 + (1_200.0 / offered).powi(3));
+        wins += won;
+        paid += won * offered;
+        winning += won * offered;
+        winning_ln += won * offered.ln();
+        chances += weight;
+    }
+    let scale = channel.chances / chances;
+    (channel.wins, channel.spend, channel.winning_bid_sum) = (wins * scale, paid * scale, winning * scale);
+    channel.winning_ln_sum = winning_ln * scale;
+    channel.spend_squares = channel.spend * channel.spend / channel.wins * 1.3;
+    let clicks = (channel.wins * 0.05).round();
+    channel.creatives[0].shown = channel.wins;
+    channel.creatives[0].clicks = clicks;
+    channel.conversions = (clicks * 0.1).round();
+    channel.value = channel.conversions * 1e6;
+    channel.value_squares = channel.conversions * 1.2e12;
+    (period.multiplier, period.max_bid) = (multiplier, cap);
+    period
+}
+
+#[test]
+fn a_multiplier_that_shading_and_the_highest_bid_take_back_is_not_told_as_the_users_worth() {
+    let moved = |told: &longbow::auction::diagnose::Diagnosis| -> Vec<Cause> {
+        told.parts.iter().filter(|part| part.moved).map(|part| part.cause).collect()
+    };
+    let learned = (900.0, 0.6);
+    // The controller alone, with bids shaded towards what usually wins.
+    let told = diagnose(&shaded_day(0.7, learned, 1e6), &shaded_day(1.6, learned, 1e6)).unwrap();
+    assert_eq!(moved(&told), [Cause::Pacing], "{told:?}");
+    // Far above a highest bid that nobody changed, it does next to nothing.
+    let told = diagnose(&shaded_day(3.0, learned, 2_500.0), &shaded_day(12.0, learned, 2_500.0)).unwrap();
+    assert!(moved(&told).iter().all(|cause| *cause == Cause::Pacing), "{told:?}");
+    // The win-rate model alone.
+    let told = diagnose(&shaded_day(1.0, learned, 1e6), &shaded_day(1.0, (500.0, 0.6), 1e6)).unwrap();
+    assert_eq!(moved(&told), [Cause::Shading], "{told:?}");
+    // The highest bid alone.
+    let told = diagnose(&shaded_day(1.5, learned, 5_000.0), &shaded_day(1.5, learned, 1_000.0)).unwrap();
+    assert_eq!(moved(&told), [Cause::HighestBid], "{told:?}");
 }

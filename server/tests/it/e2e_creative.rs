@@ -131,3 +131,39 @@ fn what_was_learned_is_read_on_the_admin_port_and_explains_a_choice() {
     assert_eq!(rivals[0]["id"], chosen["creative"], "the highest draw wins: {chosen}");
     assert!(rivals.iter().any(|one| one["id"] == "composed" && one["clicks"] == 1.0 && one["elements"].is_array()));
 }
+
+#[test]
+fn what_an_event_and_a_notice_tell_of_one_bid_counts_once() {
+    let world = World::new();
+    assert_eq!(world.admin("POST", "/v1/creatives", creative()).status, 201);
+    let counts = || {
+        let learned = world.admin("GET", "/v1/creatives/composed/learned", "").json();
+        let figures = world.admin("GET", "/v1/plans/plan-2/figures?by=total", "").json()["total"].clone();
+        let learned = ["impressions", "clicks"].map(|of| learned[of].as_f64().unwrap().round());
+        (learned, ["impressions", "clicks"].map(|of| figures[of].as_f64().unwrap()))
+    };
+    for (number, events_first) in [(11, true), (12, false)] {
+        let bid = bid(&world.post("/openrtb2/bid", request(number)));
+        let events = || {
+            for action in ["impression", "click"] {
+                let event = json!({"id": format!("{action}-{number}"), "user": "u1", "item": "1", "action": action,
+                    "plan": "plan-2", "creative": bid["crid"], "bid": bid["id"]});
+                assert_eq!(world.post("/v1/events", event).json()["accepted"], 1);
+            }
+        };
+        let notices = || {
+            let markup = bid["adm"].as_str().unwrap();
+            assert_eq!(world.get(&link(markup, "http://127.0.0.1")).status, 302);
+            let pixel = link(&markup[markup.find("</a>").unwrap()..], "http://127.0.0.1");
+            assert_eq!(world.get(&pixel).status, 200);
+        };
+        let (first, second): (&dyn Fn(), &dyn Fn()) =
+            if events_first { (&events, &notices) } else { (&notices, &events) };
+        let (learned, figures) = counts();
+        first();
+        let more = (learned.map(|count| count + 1.0), figures.map(|count| count + 1.0));
+        assert_eq!(counts(), more);
+        second();
+        assert_eq!(counts(), more, "told twice, counted once");
+    }
+}

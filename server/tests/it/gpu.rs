@@ -1,6 +1,8 @@
 //! The server on a GPU, on a driver's word: a whole process on the stand-in driver (`scripts/gpu-host --driver` builds it; its
 //! folder is `LD_LIBRARY_PATH`), or on a real one. Skipped where there is neither.
 
+mod items;
+
 use crate::process::{self, Link, PATIENCE, Process};
 use crate::world::model_config;
 use longbow::actions;
@@ -149,7 +151,7 @@ fn a_lost_gpu_fails_what_is_in_flight_and_the_cpu_answers_until_the_process_ends
     assert_eq!(on_cpu.0, 200, "{on_cpu:?}");
     let order = |answer: &Value| {
         let items = answer["items"].as_array().unwrap().iter();
-        items.map(|item| item["item"].to_string()).collect::<Vec<_>>()
+        items.map(|item| item["id"].to_string()).collect::<Vec<_>>()
     };
     assert_eq!(order(&on_cpu.1), order(&on_gpu.1), "the CPU ranks as the GPU did");
 

@@ -36,7 +36,7 @@ fn all_series_are_there_at_zero() {
     assert_eq!(count("longbow_stage_seconds_count{"), Stage::ALL.len());
     assert!(text.contains("longbow_stage_seconds_bucket{stage=\"parse\",le=\"0.00005\"} 0"), "buckets start at 50 us");
     assert!(text.contains("longbow_batch_rows_bucket{le=\"2048\"} 0"));
-    assert!(text.contains("longbow_ledger_poisoned 0"));
+    assert!(text.contains("longbow_poisoned{room=\"ledger\"} 0"));
     assert!(samples.iter().any(|(series, value)| *series == "longbow_process_resident_bytes" && *value > 1e6));
 }
 

@@ -27,6 +27,7 @@ fn claim() -> Claim<'static> {
         user: 0xdead_beef,
         cap: Micros(2_500),
         currency: Currency::USD,
+        hold: Micros(2_500),
         time_s: NOW,
         test: false,
     }
@@ -91,7 +92,7 @@ fn the_signature_is_the_published_vector() {
     assert!(
         url.starts_with(
             "https://bid.example/notice/win?k=k1&a=auction%20%26%201&b=bid%3D1&p=plan-1&i=item%3F1&c=cr%C3%A9ative\
-             &u=deadbeef&m=2500&y=USD&t=1700000000&s=CKfbaQEJMr14Kv-R8zDajaMzuHT9c-hyi8tiPRwk4YA&price=${AUCTION_PRICE}&cur=${AUCTION_CURRENCY}"
+             &u=deadbeef&m=2500&y=USD&h=2500&t=1700000000&s=u2Mg2DW-xZcyR9ZVA4InFCpHoHOJAODN7y4Of5XAw-A&price=${AUCTION_PRICE}&cur=${AUCTION_CURRENCY}"
         ),
         "{url}"
     );
@@ -260,7 +261,8 @@ proptest! {
         let text = |index: usize| Cow::Owned::<str>(texts[index].clone());
         let claim = Claim {
             auction: text(0), bid: text(1), plan: text(2), item: text(3), creative: text(4),
-            user, cap: Micros(cap), currency: Currency::parse("JPY").unwrap(), time_s: NOW, test,
+            user, cap: Micros(cap), currency: Currency::parse("JPY").unwrap(), hold: Micros(cap / 150), time_s: NOW,
+            test,
         };
         let signer = signer();
         let url = signer.url("https://bid.example", NoticeKind::Click, &claim);

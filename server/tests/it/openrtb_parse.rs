@@ -361,8 +361,20 @@ fn the_user_is_found_and_privacy_is_kept() {
         (json!({"user": named, "device": {"dnt": "1"}}), Some(HistoryBar::DoNotTrack)),
         (json!({"user": named, "regs": {"gdpr": 1}}), Some(HistoryBar::NoConsent)),
         (json!({"user": named, "regs": {"ext": {"gdpr": 1}}}), Some(HistoryBar::NoConsent)),
-        (json!({"user": {"id": "u", "consent": "C"}, "regs": {"gdpr": 1}}), None),
-        (json!({"user": {"id": "u", "ext": {"consent": "C"}}, "regs": {"ext": {"gdpr": 1}}}), None),
+        (json!({"user": {"id": "u", "consent": "C"}, "regs": {"gdpr": 1}}), Some(HistoryBar::NoConsent)),
+        (
+            json!({"user": {"id": "u", "consent": "CAAAAAAAAAAAAAAAAAAAAAAAADAAAAAAAAAAAAAA"}, "regs": {"gdpr": 1}}),
+            None,
+        ),
+        (
+            json!({"user": {"id": "u", "ext": {"consent": "CAAAAAAAAAAAAAAAAAAAAAAAADAAAAAAAAAAAAAA"}}, "regs": {"ext": {"gdpr": 1}}}),
+            None,
+        ),
+        (json!({"user": named, "regs": {"us_privacy": "1YYN"}}), Some(HistoryBar::OptedOutOfSale)),
+        (json!({"user": named, "regs": {"ext": {"us_privacy": "1YNN"}}}), None),
+        (json!({"user": named, "regs": {"ext": {"gpc": "1"}}}), Some(HistoryBar::PrivacyControl)),
+        (json!({"user": named, "regs": {"gpp_sid": [7]}}), Some(HistoryBar::PlatformString)),
+        (json!({"user": named, "regs": {"gpp_sid": [-1]}}), None),
         (json!({"user": named, "regs": {"coppa": 0, "gdpr": 0}, "device": {"lmt": 0, "dnt": 0}}), None),
     ];
     for (more, bar) in cases {

@@ -264,17 +264,21 @@ impl<'m, 'a> Day<'m, 'a> {
         self.deliver(i64::MAX);
         let days = std::mem::take(&mut self.days);
         let all = days.into_iter().enumerate().zip(self.plans.iter().zip(self.streams));
-        all.map(|((index, day), (plan, stream))| PlanResult {
-            name: format!("plan-{index}"),
-            budget: units(stream.budget),
-            target: plan.target,
-            spent: units(day.spent),
-            order_value: units(self.market.outcomes.of(slot_of(self.first, index)).order_value),
-            value: day.value,
-            hindsight_value: world::hindsight(stream, plan.target).1,
-            wins: day.wins,
-            multiplier: day.multiplier,
-            path: day.path,
+        all.map(|((index, day), (plan, stream))| {
+            let (best, hindsight_value) = world::hindsight(stream, plan.target);
+            PlanResult {
+                name: format!("plan-{index}"),
+                budget: units(stream.budget),
+                target: plan.target,
+                spent: units(day.spent),
+                order_value: units(self.market.outcomes.of(slot_of(self.first, index)).order_value),
+                value: day.value,
+                hindsight_value,
+                hindsight_miss: world::miss_chance(stream, plan.target, best, 0.05),
+                wins: day.wins,
+                multiplier: day.multiplier,
+                path: day.path,
+            }
         })
         .collect()
     }

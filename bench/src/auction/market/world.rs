@@ -1,6 +1,7 @@
 //! The auctions of a synthetic market: for each plan a stream of its own, day after day.
 
 use super::{MarketOptions, Scenario, micros, units};
+use longbow::auction::normal_cdf;
 use longbow::auction::slot::{CHANNELS, Channel};
 use longbow::money::Micros;
 use rand::rngs::StdRng;
@@ -159,6 +160,22 @@ pub(super) fn constant(stream: &Stream, target: f64, multiplier: f64) -> (f64, f
         }
     }
     (spent, value)
+}
+
+/// How likely a constant multiplier is to miss the target by more than `share` by the conversions that come: each auction won brings its
+/// order with its own probability (the sum is taken as normal).
+pub(super) fn miss_chance(stream: &Stream, target: f64, multiplier: f64, share: f64) -> f64 {
+    let (mut spent, mut value, mut variance) = (0.0, 0.0, 0.0);
+    for auction in stream.ticks.iter().flatten() {
+        let price = units(auction.price);
+        if auction.predicted(target) * multiplier >= price && spent + price <= units(stream.budget) {
+            let p = auction.p_click * auction.p_conversion;
+            spent += price;
+            value += auction.value();
+            variance += p * (1.0 - p) * units(auction.order_value).powi(2);
+        }
+    }
+    if variance <= 0.0 { 0.0 } else { normal_cdf(((1.0 - share) * target * spent - value) / variance.sqrt()) }
 }
 
 /// The best constant multiplier in hindsight that keeps budget and target: (multiplier, value). Up to the noise of single

@@ -12,13 +12,14 @@ use crate::cuda::CudaError;
 /// Memory that the product may use beside its operands.
 const WORKSPACE: usize = 64 << 20;
 
-/// A square bf16 matrix product with f32 sums, by cublasLt: the plan is made once.
+/// A product of bf16 matrices with f32 sums and a bf16 result, by cublasLt: the plan is made once.
 #[derive(Debug)]
 pub struct MatrixProduct {
     device: Arc<Device>,
     handle: sys::cublasLtHandle_t,
     desc: sys::cublasLtMatmulDesc_t,
-    layout: sys::cublasLtMatrixLayout_t,
+    /// Of the weights, the rows and the result.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
     workspace: Buffer<u8>,
     operands: [Buffer<u16>; 3],
@@ -29,19 +30,24 @@ fn failed(error: &result::CublasError) -> CudaError {
 }
 
 impl MatrixProduct {
-    /// A product of two `n x n` matrices, both filled from `numbers` over and over; none where cublasLt is absent.
+    /// The product of `m` rows of `k` numbers and a dense layer's `[n, k]` weights, both filled from `numbers` over and over;
+    /// none where cublasLt is absent.
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn new(device: &Arc<Device>, n: usize, numbers: &[u16]) -> Result<Option<Self>, CudaError> {
+    pub fn new(
+        device: &Arc<Device>,
+        (m, n, k): (usize, usize, usize),
+        numbers: &[u16],
+    ) -> Result<Option<Self>, CudaError> {
         // SAFETY: only tries to open the library by name.
         if !unsafe { sys::is_culib_present() } {
             return Ok(None);
         }
-        let operands = [device.alloc(n * n)?, device.alloc(n * n)?, device.alloc(n * n)?];
+        let operands = [device.alloc(n * k)?, device.alloc(m * k)?, device.alloc(m * n)?];
         for operand in &operands[..2] {
-            for at in (0..n * n).step_by(numbers.len()) {
-                let len = numbers.len().min(n * n - at);
+            for at in (0..operand.len()).step_by(numbers.len()) {
+                let len = numbers.len().min(operand.len() - at);
                 device.upload_slice(operand, at, &numbers[..len])?;
             }
         }
@@ -50,7 +56,11 @@ impl MatrixProduct {
         let make = || {
             let handle = result::create_handle()?;
             let desc = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, real)?;
-            let layout = result::create_matrix_layout(half, n as u64, n as u64, i64::try_from(n).unwrap_or(0))?;
+            // Columns are contiguous there: all matrices are seen transposed.
+            let layout = |rows: usize, columns: usize| {
+                result::create_matrix_layout(half, rows as u64, columns as u64, i64::try_from(rows).unwrap_or(0))
+            };
+            let layouts = [layout(k, n)?, layout(k, m)?, layout(n, m)?];
             let preference = result::create_matmul_pref()?;
             let transposed: i32 = 1;
             // SAFETY: all handles were just made; the attributes are read at once.
@@ -60,15 +70,18 @@ impl MatrixProduct {
                 let what = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
                 let most = WORKSPACE as u64;
                 result::set_matmul_pref_attribute(preference, what, std::ptr::from_ref(&most).cast(), 8)?;
-                let found = result::get_matmul_algo_heuristic(handle, desc, layout, layout, layout, layout, preference);
+                let found = {
+                    let [a, b, c] = layouts;
+                    result::get_matmul_algo_heuristic(handle, desc, a, b, c, c, preference)
+                };
                 result::destroy_matmul_pref(preference)?;
                 found?
             };
-            Ok((handle, desc, layout, found.algo))
+            Ok((handle, desc, layouts, found.algo))
         };
-        let (handle, desc, layout, algorithm) = make().map_err(|e| failed(&e))?;
+        let (handle, desc, layouts, algorithm) = make().map_err(|e| failed(&e))?;
         let workspace = device.alloc(WORKSPACE)?;
-        Ok(Some(Self { device: Arc::clone(device), handle, desc, layout, algorithm, workspace, operands }))
+        Ok(Some(Self { device: Arc::clone(device), handle, desc, layouts, algorithm, workspace, operands }))
     }
 
     /// Starts one product.
@@ -87,13 +100,13 @@ impl MatrixProduct {
                 std::ptr::from_ref(&one).cast(),
                 std::ptr::from_ref(&zero).cast(),
                 at(0),
-                self.layout,
+                self.layouts[0],
                 at(1),
-                self.layout,
+                self.layouts[1],
                 at(2),
-                self.layout,
+                self.layouts[2],
                 at(2),
-                self.layout,
+                self.layouts[2],
                 &raw const self.algorithm,
                 self.workspace.region().address as *mut c_void,
                 WORKSPACE,
@@ -109,7 +122,9 @@ impl Drop for MatrixProduct {
         let _ = self.device.synchronize();
         // SAFETY: made in `new`, destroyed once, and nothing runs.
         unsafe {
-            let _ = result::destroy_matrix_layout(self.layout);
+            for layout in self.layouts {
+                let _ = result::destroy_matrix_layout(layout);
+            }
             let _ = result::destroy_matmul_desc(self.desc);
             let _ = result::destroy_handle(self.handle);
         }

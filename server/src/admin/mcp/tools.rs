@@ -155,8 +155,8 @@ fn confirmation(arguments: &Arguments) -> Option<&str> {
 }
 
 async fn create<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: Arguments) -> Result<Value, Fault> {
-    if let Some(token) = confirmation(&arguments) {
-        let waiting = desk.confirmations.take((&call.caller.name, "create_plan"), token, desk.now())?;
+    if confirmation(&arguments).is_some() {
+        let waiting = desk.confirmations.take((&call.caller.name, "create_plan"), &arguments, desk.now())?;
         let record = object(&waiting.arguments, "plan")?;
         let id = text(record.as_object().unwrap_or(&Map::new()), "id")?.to_owned();
         let written = desk.put(call, Kind::Plans, (&id, record), WriteMode::Create).await?;
@@ -180,8 +180,8 @@ async fn change<C: CatalogAdmin>(
     tool: &str,
     arguments: Arguments,
 ) -> Result<Value, Fault> {
-    if let Some(token) = confirmation(&arguments) {
-        let waiting = desk.confirmations.take((&call.caller.name, tool), token, desk.now())?;
+    if confirmation(&arguments).is_some() {
+        let waiting = desk.confirmations.take((&call.caller.name, tool), &arguments, desk.now())?;
         let id = text(&waiting.arguments, "plan")?;
         let now = desk.get(call.caller, Kind::Plans, id).await?;
         if now != waiting.before {

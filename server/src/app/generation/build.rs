@@ -5,15 +5,15 @@ use crate::actions;
 use crate::batch::{Device, DeviceOptions, Rehearsal, UserWindow, WarmUp};
 use crate::catalog::Catalog;
 use crate::config::{Config, IndexKind, ModelDevice};
-use crate::device::{self, Built};
+use crate::device::{self, Built, Gpu};
 use crate::meters::Meters;
 use crate::pipeline::{TASKS, WindowCache, WindowLimits};
-use crate::retrieve::{self, SearchHandle, SearchOptions};
+use crate::retrieve::{self, ItemIndex, Items, SearchHandle, SearchOptions};
 use crate::store::History;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use longbow_index::{IndexOptions, Kind, LiveIndex, Retriever};
-use longbow_kernels::Engine;
+use longbow_kernels::{Engine, KvFormat};
 use longbow_model::{Advance, Bundle, CpuEncoder, Encoder, Model, StateCache, StateKey};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -57,10 +57,11 @@ pub(crate) struct Prepared {
     bundle: Bundle,
     path: PathBuf,
     self_check: Option<SelfCheck>,
+    self_check_bf16: Option<SelfCheck>,
     built: Built,
     states: StateCache,
     rows: ItemRows,
-    index: LiveIndex,
+    index: ItemIndex,
     everyman: Box<[f32]>,
     pace: Pace,
 }
@@ -114,17 +115,15 @@ impl Workshop {
             Pace::Beside => Arc::new(Engine::new(1, Some(self.engine.isa()))?),
         };
         let mut cpu = CpuEncoder::new(Arc::clone(&model), Arc::clone(&engine));
-        let self_check = bundle.self_check(&mut cpu)?.map(|report| SelfCheck {
-            rows: report.checks.iter().map(|check| check.rows).sum(),
-            error_max: report.error_max(),
-            tolerance: report.tolerance,
-        });
+        // In f32 whatever the states are kept in: a tolerance wide enough for bf16 would let wrong weights pass.
+        let self_check = bundle.self_check(&mut cpu)?.map(SelfCheck::from);
+        let (cpu, self_check_bf16) = self.rounded(&bundle, cpu)?;
         self.go_on()?;
         let mut built = self.place(&bundle, cpu, &engine)?;
         let mut draft = RowsDraft::new(&model);
         draft.give_all(catalog)?;
         let rows = draft.finish();
-        let index = self.index(catalog, &rows, pace)?;
+        let index = self.index(catalog, &rows, &built.gpu, pace)?;
         self.go_on()?;
         let mut states = StateCache::new(self.config.model.state_cache_mib << 20);
         if pace == Pace::Beside {
@@ -137,7 +136,20 @@ impl Workshop {
             self.encode_ahead(built.encoder(), limits, (&rows, catalog), recent, &mut states)?;
         }
         let everyman = middle(catalog, &rows.view());
-        Ok(Prepared { bundle, path: path.to_owned(), self_check, built, states, rows, index, everyman, pace })
+        let path = path.to_owned();
+        Ok(Prepared { bundle, path, self_check, self_check_bf16, built, states, rows, index, everyman, pace })
+    }
+
+    /// An encoder that keeps states as `model.state_format` says, and where that rounds them, what it changes.
+    fn rounded(&self, bundle: &Bundle, cpu: CpuEncoder) -> anyhow::Result<(CpuEncoder, Option<SelfCheck>)> {
+        let mut cpu = cpu.keeping(self.config.model.state_format.into());
+        if cpu.format() == KvFormat::F32 {
+            return Ok((cpu, None));
+        }
+        let checked = bundle
+            .self_check_bf16(&mut cpu)
+            .context("with user states in bf16 (model.state_format = \"f32\" keeps them as computed)")?;
+        Ok((cpu, checked.map(SelfCheck::from)))
     }
 
     /// Puts a model where it will run, and says where that is.
@@ -145,7 +157,8 @@ impl Workshop {
         let device = self.device.get().copied().unwrap_or(self.config.model.device);
         let built = device::build(bundle, cpu, engine, device, self.config.model.state_cache_mib << 20)?;
         let _ = self.device.set(built.again());
-        tracing::info!(path = built.path, "the encoder's path");
+        let (states, cache_mib) = (built.state_format.to_string(), self.config.model.state_cache_mib);
+        tracing::info!(path = built.path, states, cache_mib, "the encoder's path, and what user states are kept in");
         Ok(built)
     }
 
@@ -191,7 +204,8 @@ impl Workshop {
 
     /// Starts the threads; the device then still measures itself ([`crate::batch::DeviceHandle::ready`]).
     pub(crate) fn launch(&self, prepared: Prepared) -> anyhow::Result<Generation> {
-        let Prepared { bundle, path, self_check, built, states, rows, index, everyman, pace } = prepared;
+        let Prepared { bundle, path, self_check, self_check_bf16, built, states, rows, index, everyman, pace } =
+            prepared;
         let model = Arc::clone(bundle.model());
         let config = model.config();
         let (path_taken, gpu) = (built.path.clone(), built.gpu.clone());
@@ -202,7 +216,10 @@ impl Workshop {
             items: config.num_items,
             history_events_max: config.max_sequence_len,
             device: path_taken,
+            state_format: built.state_format.to_string(),
+            search: index.path().to_owned(),
             self_check,
+            self_check_bf16,
         };
         let index = Arc::new(index);
         let search = self.start_search(&index)?;
@@ -259,7 +276,7 @@ impl Workshop {
     }
 
     /// Builds the index over the items present. Rows are normalised: an inner product is a cosine.
-    fn index(&self, catalog: &Catalog, rows: &ItemRows, pace: Pace) -> anyhow::Result<LiveIndex> {
+    fn index(&self, catalog: &Catalog, rows: &ItemRows, gpu: &Gpu, pace: Pace) -> anyhow::Result<ItemIndex> {
         let config = &self.config.index;
         let (count, _, _) = catalog.counts();
         let rows = rows.view();
@@ -296,10 +313,13 @@ impl Workshop {
             }
             slots.push(slot);
         }
-        LiveIndex::build(options, &slots, &vectors).context("build the index")
+        let live = LiveIndex::build(options, &slots, &vectors).context("build the index")?;
+        let index = ItemIndex::new(live, Items { slots: &slots, vectors: &vectors }, gpu, config)?;
+        tracing::info!(path = index.path(), "the search's path");
+        Ok(index)
     }
 
-    fn start_search(&self, index: &Arc<LiveIndex>) -> anyhow::Result<SearchHandle> {
+    fn start_search(&self, index: &Arc<ItemIndex>) -> anyhow::Result<SearchHandle> {
         let share = self.config.index.recall_sample;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive interval")]
         let recall_every = if share > 0.0 { (1.0 / share).round() as u64 } else { 0 };

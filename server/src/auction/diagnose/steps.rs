@@ -1,12 +1,10 @@
 //! The factors of one channel: by how much the logarithm of each changed, and how much of that may be luck.
 
-use super::market::{Auctions, Market, Shape};
+use super::bids::auctions;
 use super::{Cause, ChannelFigures, CreativeFigures, Period};
 
 /// Traffic differs this much from one day to the next without a reason (standard deviation of the logarithm).
 const TRAFFIC_NOISE: f64 = 0.05;
-/// The same for the controller's multiplier and for the mean bid.
-const CONTROL_NOISE: f64 = 0.03;
 /// Channels with fewer conversions in both periods together are taken as one.
 const CHANNEL_CONVERSIONS_MIN: f64 = 12.0;
 /// Stands for no event at all where a logarithm is needed.
@@ -39,8 +37,10 @@ fn add(into: &mut ChannelFigures, from: &ChannelFigures) {
     into.chances += from.chances;
     into.bids += from.bids;
     into.bid_sum += from.bid_sum;
+    into.own.add(&from.own);
     into.wins += from.wins;
     into.winning_bid_sum += from.winning_bid_sum;
+    into.winning_ln_sum += from.winning_ln_sum;
     into.spend += from.spend;
     into.spend_squares += from.spend_squares;
     into.conversions += from.conversions;
@@ -95,7 +95,7 @@ pub(super) fn pair_channels(before: &Period, after: &Period) -> Vec<Pair> {
 }
 
 /// Change of the logarithm of `count / base`; no change where a side has no base or neither has a count.
-fn ratio(count: [f64; 2], base: [f64; 2]) -> f64 {
+pub(super) fn ratio(count: [f64; 2], base: [f64; 2]) -> f64 {
     if base[0] <= 0.0 || base[1] <= 0.0 || (count[0] <= 0.0 && count[1] <= 0.0) {
         return 0.0;
     }
@@ -104,12 +104,12 @@ fn ratio(count: [f64; 2], base: [f64; 2]) -> f64 {
 }
 
 /// Variance of the logarithm of two counts.
-fn luck(a: f64, b: f64) -> f64 {
+pub(super) fn luck(a: f64, b: f64) -> f64 {
     1.0 / a.max(HALF) + 1.0 / b.max(HALF)
 }
 
 /// Variance of the logarithm of a mean, from a sum and a sum of squares.
-fn luck_of_mean(sum: f64, squares: f64, count: f64) -> f64 {
+pub(super) fn luck_of_mean(sum: f64, squares: f64, count: f64) -> f64 {
     if count < 1.0 || sum <= 0.0 {
         return 1.0;
     }
@@ -122,7 +122,9 @@ pub(super) fn log_mean(a: f64, b: f64) -> f64 {
     if a <= 0.0 || b <= 0.0 {
         return 0.0;
     }
-    if ((b - a) / a).abs() < 1e-9 { 0.5 * (a + b) } else { (b - a) / (b / a).ln() }
+    // The logarithm of 1 + x itself would lose the digits of amounts that are nearly the same.
+    let x = (b - a) / a;
+    if x.abs() < 1e-9 { 0.5 * (a + b) } else { (b - a) / x.ln_1p() }
 }
 
 /// Every factor of a channel.
@@ -181,86 +183,6 @@ fn time_live(before: &Period, after: &Period) -> Vec<Step> {
         step(Cause::Budget, |p| p.exhausted_seconds),
         step(Cause::Schedule, |p| p.off_seconds),
     ]
-}
-
-fn seen(channel: &ChannelFigures) -> Option<Auctions> {
-    let usable = channel.bids > 0.0 && channel.bid_sum > 0.0 && channel.wins > 0.0 && channel.chances > 0.0;
-    (usable && channel.spend > 0.0).then(|| Auctions {
-        bid: channel.bid_sum / channel.bids,
-        win_rate: channel.wins / channel.chances,
-        price: channel.spend / channel.wins,
-        winning_bid: channel.winning_bid_sum / channel.wins,
-    })
-}
-
-/// Win rate and price: what our own bid did to them, and what others did.
-fn auctions(steps: &mut Vec<Step>, pair: &Pair, before: &Period, after: &Period) {
-    let (a, b) = (&pair.before, &pair.after);
-    let won = ratio([a.wins, b.wins], [a.chances, b.chances]);
-    let paid = if a.spend > 0.0 && b.spend > 0.0 { ratio([a.spend, b.spend], [a.wins, b.wins]) } else { 0.0 };
-    let mut own = [0.0; 2];
-    let mut bid = Bid::default();
-    if let (Some(then), Some(now)) = (seen(a), seen(b)) {
-        let shape = Shape::of(&then).between(Shape::of(&now));
-        let markets = [Market::fit(&then, shape), Market::fit(&now, shape)];
-        bid = Bid::of(&then, &now, before, after);
-        let moved = |of: fn(&Market, f64) -> f64| {
-            0.5 * markets.iter().map(|market| of(market, now.bid) - of(market, then.bid)).sum::<f64>()
-        };
-        own = [moved(Market::ln_win_rate), moved(Market::ln_price)];
-    }
-    let luck_of_bid = 1.0 / a.bids.max(1.0) + 1.0 / b.bids.max(1.0) + CONTROL_NOISE * CONTROL_NOISE;
-    let luck_of_wins = luck(a.wins, b.wins);
-    let luck_of_price = luck_of_mean(a.spend, a.spend_squares, a.wins) + luck_of_mean(b.spend, b.spend_squares, b.wins);
-    for (at, (cause, whole, luck)) in
-        [(Cause::WinRate, won, luck_of_wins), (Cause::Price, paid, luck_of_price)].into_iter().enumerate()
-    {
-        let in_value = cause == Cause::WinRate;
-        // How strongly the factor follows our bid; bounded, so that causes which cancel each other stay apart.
-        let slope = if bid.change().abs() > 1e-9 { (own[at] / bid.change()).clamp(0.0, 20.0) } else { 0.0 };
-        let mut rest = whole;
-        for (cause, change, variance) in [
-            (Cause::Target, bid.target, 1e-6),
-            (Cause::Pacing, bid.pacing, 2.0 * CONTROL_NOISE * CONTROL_NOISE),
-            (Cause::TrafficQuality, bid.quality, luck_of_bid),
-        ] {
-            let change = slope * change;
-            rest -= change;
-            let variance = slope * slope * variance;
-            steps.push(Step { cause, name: None, change, variance, in_value, in_spend: true });
-        }
-        let variance = luck + slope * slope * luck_of_bid;
-        steps.push(Step { cause, name: None, change: rest, variance, in_value, in_spend: true });
-    }
-}
-
-/// Why the mean bid changed: changes of its logarithm.
-#[derive(Default)]
-struct Bid {
-    target: f64,
-    pacing: f64,
-    quality: f64,
-}
-
-impl Bid {
-    fn of(then: &Auctions, now: &Auctions, before: &Period, after: &Period) -> Self {
-        let change = now.bid.ln() - then.bid.ln();
-        let log = |a: f64, b: f64| if a > 0.0 && b > 0.0 { b.ln() - a.ln() } else { 0.0 };
-        let mut target = log(before.target_factor, after.target_factor);
-        let mut pacing = log(before.multiplier, after.multiplier);
-        let control = target + pacing;
-        // A bid that is capped follows its controls only in part: the rest of them did nothing.
-        let blunt = (target * pacing >= 0.0) && control * change >= 0.0 && control.abs() > change.abs();
-        if blunt && control.abs() > 0.0 {
-            target *= change / control;
-            pacing *= change / control;
-        }
-        Self { target, pacing, quality: change - target - pacing }
-    }
-
-    fn change(&self) -> f64 {
-        self.target + self.pacing + self.quality
-    }
 }
 
 /// The click rate: every creative's own rate, and which creatives were shown.

@@ -1,5 +1,6 @@
 //! Evidence, suggestions and the summary.
 
+use super::own::OwnBids;
 use super::steps::Pair;
 use super::{Cause, ChannelFigures, Evidence, Part, Period, Whole};
 use std::fmt::Write as _;
@@ -29,6 +30,16 @@ fn sums(pairs: &[Pair], of: impl Fn(&ChannelFigures) -> f64) -> [f64; 2] {
 fn rate(what: &str, pairs: &[Pair], count: fn(&ChannelFigures) -> f64, base: fn(&ChannelFigures) -> f64) -> Evidence {
     let (count, base) = (sums(pairs, count), sums(pairs, base));
     figure(what, over(count[0], base[0]), over(count[1], base[1]))
+}
+
+/// What a step made of the one before (geometric mean over bids) in both periods: 0 the multiplier, 1 caps, 2 shading and floors.
+fn stage(pairs: &[Pair], step: usize) -> Option<(f64, f64)> {
+    let of = |side: fn(&Pair) -> &ChannelFigures| {
+        let mut own = OwnBids::default();
+        pairs.iter().for_each(|pair| own.add(&side(pair).own));
+        (own.count > 0.0).then(|| own.shares()[step])
+    };
+    Some((of(|pair| &pair.before)?, of(|pair| &pair.after)?))
 }
 
 fn evidence(part: &Part, pairs: &[Pair], (before, after): (&Period, &Period)) -> Vec<Evidence> {
@@ -66,7 +77,21 @@ fn evidence(part: &Part, pairs: &[Pair], (before, after): (&Period, &Period)) ->
         Cause::Target => {
             vec![figure("bid per predicted value (goal)", before.target_factor, after.target_factor), bid()]
         }
-        Cause::Pacing => vec![figure("multiplier", before.multiplier, after.multiplier), bid()],
+        Cause::Pacing => {
+            let (then, now) = stage(pairs, 0).unwrap_or((before.multiplier, after.multiplier));
+            vec![figure("multiplier", then, now), bid()]
+        }
+        Cause::HighestBid => {
+            let (then, now) = stage(pairs, 1).unwrap_or((1.0, 1.0));
+            vec![
+                figure("share of what was wanted that may be bid", then, now),
+                figure("highest bid, micros", before.max_bid, after.max_bid),
+            ]
+        }
+        Cause::Shading => {
+            let (then, now) = stage(pairs, 2).unwrap_or((1.0, 1.0));
+            vec![figure("share of what may be bid that is offered", then, now), win_rate(), bid()]
+        }
         Cause::Budget => {
             let (then, now) = hours(|p| p.exhausted_seconds);
             vec![figure("hours without budget", then, now), figure("budget, micros", before.budget, after.budget)]
@@ -129,6 +154,14 @@ fn suggestion(part: &Part) -> String {
             "the controller bids lower to keep budget or target: check whether target and budget go together"
         }
         (Cause::Pacing, false) => "the controller bids higher to use the budget: watch the return",
+        (Cause::HighestBid, true) => {
+            "the highest bid holds more bids back: raise it, or see whether the budget was nearly used up"
+        }
+        (Cause::HighestBid, false) => "the highest bid holds fewer bids back: watch the return",
+        (Cause::Shading, _) => {
+            "first-price bids offer another share of what they are worth: the win rates learned there changed, as they do when \
+             rivals come or go; if it comes with no such change, check that win notices arrive"
+        }
         (Cause::Budget, true) => "the budget was used up for longer: raise it, or spread it by a later end",
         (Cause::Budget, false) => "the budget lasts longer than before: nothing to do",
         (Cause::Pause, true) => "the plan was paused: resume it if that is over",
@@ -152,6 +185,8 @@ fn named(part: &Part) -> String {
         Cause::OrderValue => "the value of an order",
         Cause::Target => "the plan's target",
         Cause::Pacing => "the controller's bids",
+        Cause::HighestBid => "the plan's highest bid",
+        Cause::Shading => "first-price shading",
         Cause::Budget => "an empty budget",
         Cause::Pause => "a pause",
         Cause::Schedule => "the schedule",

@@ -111,11 +111,14 @@ impl ChannelMemory {
         (self.spent, self.expected, self.impressions) = (seen.spent, seen.expected, seen.impressions);
     }
 
-    /// Spend and predicted value, this corrected by the channel's factor, in a unit of traffic at the plan's exponent.
-    pub(super) fn rates(&self, exponent: f64, level: f64) -> [f64; 2] {
-        let Some(response) = &self.response else { return [0.0; 2] };
-        let u = exponent + self.shift;
-        [response.spend(u, level), self.shift.exp() * response.value(u, level)]
+    /// Spend in a unit of traffic at the plan's exponent; none while nothing is known of the channel.
+    pub(super) fn spend(&self, exponent: f64, level: f64) -> f64 {
+        self.response.as_ref().map_or(0.0, |response| response.spend(exponent + self.shift, level))
+    }
+
+    /// Predicted value won, corrected by the channel's factor.
+    pub(super) fn value(&self, exponent: f64, level: f64) -> f64 {
+        self.response.as_ref().map_or(0.0, |response| self.shift.exp() * response.value(exponent + self.shift, level))
     }
 }
 

@@ -14,6 +14,7 @@ use super::profile::LEVELS;
 use super::rl::Features;
 use super::{Control, Outlook, PlanObservation, Policy};
 use super::{NO_END, U_MAX, U_MIN};
+use crate::auction::normal::cdf;
 use crate::auction::slot::CHANNELS;
 use crate::money::Micros;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,10 @@ const ENDLESS_S: f64 = 86_400.0;
 const PRIOR_RESULTS: f64 = 300.0;
 /// Return aimed at above the target: forecasts err, and past the target nothing makes up for it.
 const RETURN_SLACK: f64 = 0.05;
+/// The goal is missed by more than this where it counts: the plan's return by what really came.
+const MISS: f64 = 0.05;
+/// Variance of one result's worth, with that of their number (Poisson): orders differ by a factor of about 1.5.
+const RESULT_NOISE: f64 = 1.2;
 /// Share of a new tick in the forecast's running error.
 const ERROR_NEW: f64 = 0.1;
 
@@ -40,6 +45,10 @@ pub struct Forecast {
     pub spend: f64,
     /// Value earned at the end over spend at the end: 1 meets the goal exactly.
     pub return_ratio: f64,
+    /// How likely the return that really comes is to be no more than 5% below the goal, luck of the results still to come included;
+    /// absent until there is a result. With few results no multiplier makes it certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_chance: Option<f64>,
     /// Multiplier that the budget alone would take, and the one that the return alone would take.
     pub multipliers: [f64; 2],
     /// Running mean of |ln(spend / forecast spend)| of single ticks.
@@ -94,29 +103,63 @@ fn float(amount: Micros) -> f64 {
 /// Remaining traffic at one level of prices: average hours, level.
 type Ahead = [(f64, f64); LEVELS];
 
-/// Spend and value of the time ahead, all channels together.
-fn rest(channels: &[ChannelMemory; CHANNELS], ahead: &Ahead, exponent: f64) -> [f64; 2] {
-    let mut sums = [0.0; 2];
-    for channel in channels.iter().filter(|channel| channel.response.is_some()) {
-        for &(hours, level) in ahead.iter().filter(|(hours, _)| *hours > 0.0) {
-            let [spend, value] = channel.rates(exponent, level);
-            sums = [sums[0] + hours * spend, sums[1] + hours * value];
-        }
-    }
-    sums
+/// Spend of the time ahead, all channels together.
+fn spend_ahead(channels: &[ChannelMemory; CHANNELS], ahead: &Ahead, exponent: f64) -> f64 {
+    let of = |channel: &ChannelMemory| {
+        ahead.iter().map(|(hours, level)| hours * channel.spend(exponent, *level)).sum::<f64>()
+    };
+    channels.iter().map(of).sum::<f64>()
 }
 
-/// Largest exponent in `[low, high]` with `excess <= 0`, for an excess that grows; `low` if it is positive everywhere.
-fn largest(low: f64, high: f64, excess: impl Fn(f64) -> f64) -> f64 {
-    if excess(high) <= 0.0 {
+/// The same with the predicted value, this corrected by the channels' factors.
+fn ahead_of(channels: &[ChannelMemory; CHANNELS], ahead: &Ahead, exponent: f64) -> [f64; 2] {
+    let of = |channel: &ChannelMemory| {
+        ahead.iter().map(|(hours, level)| hours * channel.value(exponent, *level)).sum::<f64>()
+    };
+    [spend_ahead(channels, ahead, exponent), channels.iter().map(of).sum::<f64>()]
+}
+
+/// Where an excess that grows from below 0 to above becomes 0 in `[low, high]`; `low` if it is positive everywhere, `high` if
+/// nowhere. False position with the Illinois rule, every fourth step a halving: about eight evaluations where the excess is near a
+/// line, as logarithms of spend are, and never far from halving where it jumps. Only excesses within 3 tell how far off.
+fn root(mut low: f64, mut high: f64, excess: impl Fn(f64) -> f64) -> f64 {
+    let excess = |u: f64| excess(u).clamp(-3.0, 3.0);
+    let mut above = excess(high);
+    if above <= 0.0 {
         return high;
     }
-    let (mut low, mut high) = (low, high);
-    for _ in 0..12 {
-        let middle = f64::midpoint(low, high);
-        if excess(middle) <= 0.0 { low = middle } else { high = middle }
+    let mut below = excess(low);
+    if below >= 0.0 {
+        return low;
+    }
+    let mut kept = 0;
+    for step in 0..40 {
+        let halve = step % 4 == 3;
+        let at = if halve { f64::midpoint(low, high) } else { (low * above - high * below) / (above - below) };
+        let now = excess(at);
+        if now.abs() < 1e-3 || high - low < 1e-3 {
+            return at;
+        }
+        if now < 0.0 {
+            (low, below) = (at, now);
+            if kept < 0 {
+                above /= 2.0;
+            }
+            kept = -1;
+        } else {
+            (high, above) = (at, now);
+            if kept > 0 {
+                below /= 2.0;
+            }
+            kept = 1;
+        }
     }
     low
+}
+
+/// Logarithm of an amount, finite for none.
+fn log(amount: f64) -> f64 {
+    amount.max(1e-100).ln()
 }
 
 /// Both constraints of the rest of a plan.
@@ -134,14 +177,14 @@ struct Problem<'a> {
 impl Problem<'_> {
     /// Exponents that spend the budget and that meet the return.
     fn solve(&self) -> [f64; 2] {
-        let rest = |u: f64| rest(self.channels, &self.ahead, u);
-        let budget = largest(U_MIN, U_MAX, |u| rest(u)[0] - self.left);
+        let left = log(self.left);
+        let budget = root(U_MIN, U_MAX, |u| log(spend_ahead(self.channels, &self.ahead, u)) - left);
         // Below the record every purchase adds to the surplus; above, each costs more than it earns.
         let earn = self.record / (1.0 + RETURN_SLACK);
         let fair = earn.ln().clamp(U_MIN, U_MAX);
-        let returns = largest(fair, U_MAX, |u| {
-            let [spend, value] = rest(u);
-            spend - earn * value - self.surplus
+        let returns = root(fair, U_MAX, |u| {
+            let [spend, value] = ahead_of(self.channels, &self.ahead, u);
+            log(spend) - log(earn * value + self.surplus)
         });
         [budget, returns]
     }
@@ -158,6 +201,22 @@ fn record_of(seen: &PlanObservation, others: f64) -> f64 {
     }
     let weight = PRIOR_RESULTS * earned / seen.results as f64;
     ((earned + weight * others) / (expected + weight)).clamp(0.1, 10.0)
+}
+
+/// Standard deviation of results of `worth` that are still to come: few and dear ones are mostly luck.
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+fn noise(seen: &PlanObservation, worth: f64) -> f64 {
+    if seen.results == 0 {
+        return 0.0;
+    }
+    let each = float(seen.earned) / seen.results as f64;
+    (RESULT_NOISE * each * worth.max(0.0)).sqrt()
+}
+
+/// How likely a plan is to keep its goal but for [`MISS`], with so much earned and to come, for a total spend.
+fn chance(seen: &PlanObservation, (came, to_come): (f64, f64), spend: f64) -> Option<f64> {
+    let noise = noise(seen, to_come);
+    (noise > 0.0).then(|| cdf((came + to_come - (1.0 - MISS) * spend) / noise))
 }
 
 impl Mpc {
@@ -237,12 +296,15 @@ impl Mpc {
         exponent += memory.forecast.adjusted;
         let forecast = &mut memory.forecast;
         forecast.multipliers = [budget.exp(), returns.exp()];
-        let [more_spend, more_value] = rest(&memory.channels, &ahead, exponent);
+        let [more_spend, more_value] = ahead_of(&memory.channels, &ahead, exponent);
         let more_spend_capped = more_spend.min((float(seen.budget) - float(seen.spent)).max(0.0));
         let share = if more_spend > 0.0 { more_spend_capped / more_spend } else { 0.0 };
         forecast.spend = float(seen.spent) + more_spend_capped;
         let earned = expected + record * more_value * share;
         forecast.return_ratio = if forecast.spend > 0.0 { earned / forecast.spend } else { 1.0 };
+        // What was bought and has not brought its results yet is taken to bring them.
+        let to_come = (earned - float(seen.earned)).max(0.0);
+        forecast.return_chance = chance(seen, (float(seen.earned), to_come), forecast.spend);
         exponent.clamp(memory.exponent - STEP_MAX, memory.exponent + STEP_MAX).clamp(U_MIN, U_MAX)
     }
 
@@ -297,10 +359,13 @@ impl Policy for Mpc {
         let level = outlook.profile.price_level(now);
         memory.promised = [0.0; 2];
         for channel in &memory.channels {
-            let [spend, value] = channel.rates(memory.exponent, level);
-            memory.promised = [memory.promised[0] + spend, memory.promised[1] + value];
+            memory.promised[0] += channel.spend(memory.exponent, level);
+            memory.promised[1] += channel.value(memory.exponent, level);
         }
         self.memory = Some(memory);
         memory.control()
     }
 }
+
+#[cfg(test)]
+mod tests;

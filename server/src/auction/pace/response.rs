@@ -11,7 +11,7 @@
 //! second-price auction. Two figures of a tick, value won and spend per value, tell `a` and `m` apart; an extended Kalman
 //! filter follows them. A tick far from its prediction widens the belief first, so that a jump of prices is followed at once.
 
-use super::normal::{log_cdf, mills};
+use crate::auction::normal::{log_cdf, mills};
 use serde::{Deserialize, Serialize};
 
 /// Spread of the thresholds' logarithm.

@@ -123,8 +123,14 @@ pub struct PlanLimits {
     pub batch_jobs_max: usize,
     /// Predicted time of a batch of short requests.
     pub batch_max: Duration,
-    /// Predicted time of a slice: the longest a request waits for work that is not a request, and the bound between the lanes.
+    /// Predicted time of a slice of a long request, and the bound between the lanes; of a background slice while no requests come.
     pub slice: Duration,
+    /// Predicted time of a background slice while requests come: the longest that one of them waits for background work.
+    pub background_slice: Duration,
+    /// After this long without a request background work runs in whole slices.
+    pub quiet: Duration,
+    /// After the answer to an encode background work holds back this long for the scores that the same request will ask for.
+    pub score_wait: Duration,
     /// Kept back from every deadline for carrying the reply.
     pub reply_margin: Duration,
 }
@@ -137,6 +143,10 @@ impl Default for PlanLimits {
             batch_jobs_max: 64,
             batch_max: Duration::from_millis(4),
             slice: Duration::from_millis(6),
+            background_slice: Duration::from_millis(1),
+            quiet: Duration::from_millis(100),
+            // Retrieval lies between the two; most take a fraction of it.
+            score_wait: Duration::from_millis(2),
             reply_margin: Duration::from_micros(300),
         }
     }

@@ -1,10 +1,10 @@
 //! The single looks of the doctor.
 
 use super::Finding;
-use crate::config::Config;
+use crate::config::{Config, StateFormat};
 use crate::runtime::{cores as usable_cores, file_limit, io_threads, raise_file_limit};
 use longbow_index::{IndexOptions, Kind, LiveIndex, Query, Retriever as _};
-use longbow_kernels::Isa;
+use longbow_kernels::{Isa, KvFormat};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -44,9 +44,14 @@ pub(super) fn cpu() -> Finding {
     }
 }
 
-pub(super) fn kernels() -> Finding {
+pub(super) fn kernels(config: &Config) -> Finding {
     let best = Isa::detect();
-    let found = format!("attention runs with {best}");
+    let found = match (best, config.model.state_format) {
+        (Isa::Amx, StateFormat::F32) => {
+            "attention runs with avx512: AMX multiplies bf16, set model.state_format = \"bf16\" to use it".to_owned()
+        }
+        _ => format!("attention runs with {best}"),
+    };
     if best >= Isa::Avx2 {
         Finding::ok("kernels", found)
     } else {
@@ -83,14 +88,15 @@ pub(super) fn memory(config: &Config) -> Finding {
     let usable = limit.unwrap_or(total);
     let caches = ((config.model.state_cache_mib + config.store.cache_mib) as u64) << 20;
     let of = if limit.is_some() { "limit of the container" } else { "installed" };
-    let found = format!("{} {of}, caches may take {}", gib(usable), gib(caches));
+    let states = KvFormat::from(config.model.state_format);
+    let found = format!("{} {of}, caches may take {}; user states in {states}", gib(usable), gib(caches));
     if usable < MEMORY_MIN {
         Finding::fault("memory", found, format!("give it at least {}", gib(MEMORY_MIN)))
     } else if caches > usable / 2 {
         Finding::warn(
             "memory",
             found,
-            "lower model.state_cache_mib or store.cache_mib: caches leave too little for the rest",
+            "lower model.state_cache_mib or store.cache_mib: caches leave too little for the rest (model.state_format = \"bf16\" keeps about twice the users in the same memory)",
         )
     } else {
         Finding::ok("memory", found)

@@ -14,7 +14,7 @@ use std::fmt;
 /// Shortest secret accepted, in bytes.
 const SECRET_BYTES_MIN: usize = 16;
 /// Binds signatures to this layout of the fields.
-const DOMAIN: &[u8] = b"longbow notice 1";
+const DOMAIN: &[u8] = b"longbow notice 2";
 
 /// What was true when the bid was made: the signed part of a notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub struct Claim<'a> {
     pub cap: Micros,
     /// Currency of the bid.
     pub currency: Currency,
+    /// What was held for `cap`, micros of the plan's currency: the rate at which a clearing price is charged, whatever rates are
+    /// known when the notice comes.
+    pub hold: Micros,
     /// When the bid was made, Unix seconds.
     pub time_s: i64,
     /// The request was a test: nothing was held and nothing may be charged or counted.
@@ -42,6 +45,13 @@ pub struct Claim<'a> {
 }
 
 impl Claim<'_> {
+    /// What a clearing price of at most `cap`, micros of `currency`, costs the plan: micros of its currency, at the rate of the
+    /// bid, rounded up, so at most `hold`.
+    #[must_use]
+    pub fn charge(&self, price: Micros) -> Micros {
+        if price >= self.cap { self.hold } else { self.hold.share(price, self.cap) }
+    }
+
     /// The signed bytes: every field with its length before it, so that no two claims share them.
     fn feed(&self, kind: NoticeKind, key_id: &str, mac: &mut Hmac<Sha256>) {
         let mut field = |bytes: &[u8]| {
@@ -57,6 +67,7 @@ impl Claim<'_> {
         field(&self.user.to_le_bytes());
         field(&self.cap.0.to_le_bytes());
         field(self.currency.as_str().as_bytes());
+        field(&self.hold.0.to_le_bytes());
         field(&self.time_s.to_le_bytes());
         field(&[u8::from(self.test)]);
     }
@@ -163,6 +174,7 @@ impl NoticeSigner {
         push(&mut out, "u", &format!("{:x}", claim.user));
         push(&mut out, "m", &claim.cap.0.to_string());
         push(&mut out, "y", claim.currency.as_str());
+        push(&mut out, "h", &claim.hold.0.to_string());
         push(&mut out, "t", &claim.time_s.to_string());
         if claim.test {
             push(&mut out, "x", "1");
@@ -225,6 +237,7 @@ fn read_claim(query: &Query<'_>) -> Result<Claim<'static>, NoticeError> {
         user: user.ok_or(NoticeError::Malformed { field: "u" })?,
         cap: Micros(number("m")?),
         currency: Currency::parse(get("y")?).ok_or(NoticeError::Malformed { field: "y" })?,
+        hold: Micros(number("h")?),
         time_s: number("t")?,
         test: match query.get("x") {
             None => false,

@@ -54,7 +54,7 @@ fn known(key: &str) -> Option<&'static str> {
         "mindur" "maxdur" "minbitrate" "maxbitrate" "sequence" "maxseq" "skipmin" "skipafter"
         "request" "ver" "assets" "required" "title" "len" "img" "data" "type" "eventtrackers" "event" "methods"
         "private_auction" "deals" "wadomain"
-        "buyeruid" "eids" "source" "uids" "consent" "coppa" "gdpr" "ifa" "lmt" "dnt" "geo" "accuracy" "country"
+        "buyeruid" "eids" "source" "uids" "consent" "coppa" "gdpr" "us_privacy" "gpc" "gpp_sid" "ifa" "lmt" "dnt" "geo" "accuracy" "country"
         "region" "city" "os" "devicetype" "language" "ppi" "channel"
     )
 }

@@ -1,6 +1,7 @@
 //! Who the request is about, and whether that person's history may be used.
 
 use super::BadRequest;
+use super::consent::{tcf_allows_profile, us_opted_out};
 use super::read::Obj;
 
 /// The field that named the user.
@@ -25,15 +26,20 @@ pub enum HistoryBar {
     LimitAdTracking,
     /// `device.dnt = 1`: do not track.
     DoNotTrack,
-    /// `regs.gdpr = 1` without a consent string.
+    /// `regs.gdpr = 1` and no TC string that consents to a profile for personalised advertising.
     NoConsent,
+    /// `regs.us_privacy` says that the user opted out of sale.
+    OptedOutOfSale,
+    /// `regs.ext.gpc = 1`: Global Privacy Control.
+    PrivacyControl,
+    /// `regs.gpp_sid` names a section of a GPP string that applies; GPP strings are not interpreted, so what they forbid is unknown.
+    PlatformString,
 }
 
 /// The user of a request.
 ///
 /// History may be loaded, and events recorded, only for [`UserRef::for_history`]: with `regs.coppa = 1`,
-/// `device.lmt = 1`, `device.dnt = 1`, or `regs.gdpr = 1` and no `user.consent` the request is answered as for an
-/// unknown user. A consent string is required to be present, not interpreted.
+/// `device.lmt = 1`, `device.dnt = 1`, or any other [`HistoryBar`] the request is answered as for an unknown user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserRef {
     /// The first id found, in the order of [`UserSource`].
@@ -77,26 +83,44 @@ pub(super) fn user(root: &Obj<'_, '_, '_>) -> Result<UserRef, BadRequest> {
         check_device(device)?;
     }
     let flag = |object: &Option<Obj<'_, '_, '_>>, key| object.as_ref().map_or(Ok(false), |object| object.flag(key));
-    let consent = user.as_ref().is_some_and(|user| {
-        user.hint_text("consent").is_some() || user.hint("ext").is_some_and(|ext| ext.hint_text("consent").is_some())
-    });
+    let consent = user.as_ref().and_then(|user| told(user, "consent"));
     out.barred = if flag(&regs, "coppa")? {
         Some(HistoryBar::Coppa)
     } else if flag(&device, "lmt")? {
         Some(HistoryBar::LimitAdTracking)
     } else if flag(&device, "dnt")? {
         Some(HistoryBar::DoNotTrack)
-    } else if gdpr(regs.as_ref())? && !consent {
+    } else if regs.as_ref().map_or(Ok(false), |regs| told_flag(regs, "gdpr"))?
+        && !consent.is_some_and(|text| tcf_allows_profile(&text))
+    {
         Some(HistoryBar::NoConsent)
     } else {
-        None
+        regs.as_ref().map_or(Ok(None), us_bar)?
     };
     Ok(out)
 }
 
-fn gdpr(regs: Option<&Obj<'_, '_, '_>>) -> Result<bool, BadRequest> {
-    let Some(regs) = regs else { return Ok(false) };
-    Ok(regs.flag("gdpr")? || regs.hint("ext").map_or(Ok(false), |ext| ext.flag("gdpr"))?)
+/// The bars of the American signals.
+fn us_bar(regs: &Obj<'_, '_, '_>) -> Result<Option<HistoryBar>, BadRequest> {
+    Ok(if told(regs, "us_privacy").is_some_and(|text| us_opted_out(&text)) {
+        Some(HistoryBar::OptedOutOfSale)
+    } else if told_flag(regs, "gpc")? {
+        Some(HistoryBar::PrivacyControl)
+    } else if !regs.codes("gpp_sid")?.is_empty() {
+        Some(HistoryBar::PlatformString)
+    } else {
+        None
+    })
+}
+
+/// A text of an object, or of its `ext`, where OpenRTB 2.5 has it.
+fn told(object: &Obj<'_, '_, '_>, key: &'static str) -> Option<String> {
+    object.hint_text(key).or_else(|| object.hint("ext")?.hint_text(key))
+}
+
+/// The same for a flag.
+fn told_flag(object: &Obj<'_, '_, '_>, key: &'static str) -> Result<bool, BadRequest> {
+    Ok(object.flag(key)? || object.hint("ext").map_or(Ok(false), |ext| ext.flag(key))?)
 }
 
 /// `w`, `h` and `ppi` of the device, and the accuracy of its place, are physical: negative ones are refused.
