@@ -132,7 +132,7 @@ section! {
         /// Bundles that may be loaded while serving: the admin port reads nothing outside it. Empty: models in data.dir.
         dir: String = String::new(), Text;
         /// Memory for user states (K/V blocks): the GPU's own memory where the encoder runs there.
-        state_cache_mib: usize = 2_048, Int(1, 1_048_576);
+        state_cache_mib: usize = 3_072, Int(1, 1_048_576);
         /// Numbers that user states are kept in on the CPU. "f32": as computed; "bf16": half the memory a user (where the attention
         /// dimension is a multiple of 32), and faster on CPUs with AMX; what it may change is checked at each load. GPUs keep bf16.
         state_format: StateFormat = StateFormat::F32, OneOf(&["f32", "bf16"]);
