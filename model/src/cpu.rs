@@ -16,7 +16,7 @@ use std::time::Duration;
 use longbow_kernels::{Engine, KernelError, KvFormat, recycle};
 
 use crate::config::Config;
-use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores, check_finish, check_version};
 use crate::items::{ItemTable, l2_normalise};
 use crate::model::{Model, Version};
 use crate::state::{Encoded, UserState};
@@ -162,13 +162,8 @@ impl CpuEncoder {
         Pass::new(&self.engine, &self.weights, &mut self.scratch)
     }
 
-    fn check_version(&self, found: Version) -> Result<(), EncodeError> {
-        let expected = self.model.version();
-        if found == expected { Ok(()) } else { Err(EncodeError::Version { expected, found }) }
-    }
-
     fn check_score(&self, job: &Score<'_>) -> Result<(), EncodeError> {
-        self.check_version(job.encoded.version())?;
+        check_version(self.model.version(), job.encoded.version())?;
         #[cfg(feature = "cuda")]
         if job.encoded.device.is_some() {
             return Err(EncodeError::Kernel("the history was encoded on a GPU, which is no longer in use".to_owned()));
@@ -178,7 +173,7 @@ impl CpuEncoder {
 
     /// Checks a job and says up to which row it goes; `valid` rows of its state are right.
     fn plan_advance(&self, job: &Advance<'_>, valid: usize) -> Result<usize, EncodeError> {
-        self.check_version(job.state.version())?;
+        check_version(self.model.version(), job.state.version())?;
         let wanted = job.window.len().saturating_sub(1);
         if valid < wanted {
             job.window.check_rows(valid, &self.weights.config, job.items)?;
@@ -244,16 +239,8 @@ impl CpuEncoder {
     }
 
     fn check_finish(&self, job: &Finish<'_>) -> Result<(), EncodeError> {
-        let config = &self.weights.config;
-        self.check_version(job.state.version())?;
-        job.window.check_lengths(config)?;
-        check_time(job.query_time, job.window.len())?;
-        let needed = job.window.len().saturating_sub(1);
         let held = job.state.rows_valid(&job.window);
-        if held < needed {
-            return Err(EncodeError::Behind { held, needed });
-        }
-        job.window.check_rows(needed, config, job.items)
+        check_finish(job, (&self.weights.config, self.model.version()), held)
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use longbow_kernels::cuda::{CudaEngine, CudaError};
 
 use crate::config::Config;
-use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores, check_finish, check_version};
 use crate::items::{ItemTable, l2_normalise};
 use crate::model::{Model, Version};
 use crate::state::{Block, Encoded, UserState};
@@ -145,11 +145,6 @@ impl CudaEncoder {
         result.map_err(|error| self.fault(&error))
     }
 
-    fn check_version(&self, found: Version) -> Result<(), EncodeError> {
-        let expected = self.model.version();
-        if found == expected { Ok(()) } else { Err(EncodeError::Version { expected, found }) }
-    }
-
     fn holds(&self, pages: Option<&DevicePages>) -> bool {
         pages.is_some_and(|pages| Arc::ptr_eq(&pages.pool, &self.pool))
     }
@@ -222,20 +217,12 @@ impl CudaEncoder {
     }
 
     fn check_finish(&self, job: &Finish<'_>) -> Result<(), EncodeError> {
-        let config = &self.weights.config;
-        self.check_version(job.state.version())?;
-        job.window.check_lengths(config)?;
-        check_time(job.query_time, job.window.len())?;
-        let needed = job.window.len().saturating_sub(1);
         let held = if self.holds(job.state.device.as_ref()) { job.state.rows_valid(&job.window) } else { 0 };
-        if held < needed {
-            return Err(EncodeError::Behind { held, needed });
-        }
-        job.window.check_rows(needed, config, job.items)
+        check_finish(job, (&self.weights.config, self.model.version()), held)
     }
 
     fn check_score(&self, job: &Score<'_>) -> Result<(), EncodeError> {
-        self.check_version(job.encoded.version())?;
+        check_version(self.model.version(), job.encoded.version())?;
         if !self.holds(job.encoded.device.as_ref()) {
             return Err(EncodeError::Kernel("the history was not encoded on this GPU".to_owned()));
         }
@@ -324,7 +311,7 @@ impl Encoder for CudaEncoder {
         let mut plans = Vec::with_capacity(jobs.len());
         for job in jobs.iter() {
             job.window.check_lengths(&self.weights.config)?;
-            self.check_version(job.state.version())?;
+            check_version(self.model.version(), job.state.version())?;
             let valid = if self.holds(job.state.device.as_ref()) { job.state.rows_valid(&job.window) } else { 0 };
             let wanted = job.window.len().saturating_sub(1);
             if valid < wanted {

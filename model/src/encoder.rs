@@ -7,7 +7,28 @@ use crate::config::Config;
 use crate::items::ItemTable;
 use crate::model::Version;
 use crate::state::{Encoded, UserState};
-use crate::window::Window;
+use crate::window::{Window, check_time};
+
+/// What a job was made with is what the encoder computes with.
+pub(crate) fn check_version(expected: Version, found: Version) -> Result<(), EncodeError> {
+    if found == expected { Ok(()) } else { Err(EncodeError::Version { expected, found }) }
+}
+
+/// A job can be finished by a model of this version, as `held` rows of its state are right.
+pub(crate) fn check_finish(
+    job: &Finish<'_>,
+    (config, version): (&Config, Version),
+    held: usize,
+) -> Result<(), EncodeError> {
+    check_version(version, job.state.version())?;
+    job.window.check_lengths(config)?;
+    check_time(job.query_time, job.window.len())?;
+    let needed = job.window.len().saturating_sub(1);
+    if held < needed {
+        return Err(EncodeError::Behind { held, needed });
+    }
+    job.window.check_rows(needed, config, job.items)
+}
 
 /// Why rows were not encoded. Nothing has changed in that case, in no job of the call.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -26,7 +26,7 @@ pub use change::{Applied, ApplyError, Change, ChangeError};
 pub use explain::{Decided, Filtered};
 pub(crate) use filter::deal_admits;
 pub use filter::{Eligible, PlanSet};
-pub use handle::CatalogHandle;
+pub use handle::{CatalogHandle, Checked};
 
 use crate::auction::choose::Tree;
 use crate::ids::{CreativeSlot, Id, ItemKey, ItemSlot, PlanSlot};

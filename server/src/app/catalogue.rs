@@ -18,17 +18,15 @@ pub(super) fn load(store: &CatalogStore) -> anyhow::Result<CatalogHandle> {
     let mut changes: Vec<Change> = read::<Item>(store, CatalogKind::Item)?.into_iter().map(Change::Item).collect();
     changes.extend(read::<Plan>(store, CatalogKind::Plan)?.into_iter().map(Change::Plan));
     changes.extend(read::<Creative>(store, CatalogKind::Creative)?.into_iter().map(Change::Creative));
-    for aside in 0.. {
-        match catalog.check(&changes) {
-            Ok(_) => break,
-            Err(error) if aside >= ASIDE_MAX => {
-                return Err(error).context("the stored catalogue does not fit together");
-            }
-            Err(ApplyError { index, error }) => {
-                let change = changes.remove(index);
-                tracing::error!(record = change.name(), %error, "a stored record was set aside: write it again or delete it");
-            }
-        }
+    let refused = catalog.check(&changes).refused;
+    if refused.len() > ASIDE_MAX {
+        let first = refused.into_iter().next().context("no fault")?;
+        return Err(first).context("the stored catalogue does not fit together");
+    }
+    // From the end, so that places stay right.
+    for ApplyError { index, error } in refused.into_iter().rev() {
+        let change = changes.remove(index);
+        tracing::error!(record = change.name(), %error, "a stored record was set aside: write it again or delete it");
     }
     catalog.apply(changes)?;
     Ok(catalog)
@@ -66,4 +64,40 @@ pub(super) async fn grant_budgets(catalog: &Catalog, ledger: &Ledger) -> anyhow:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::CatalogRecord;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_record_that_the_others_do_not_bear_is_set_aside_and_stays_in_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CatalogStore::open(dir.path()).unwrap();
+        let plan = |id: &str, item: &str| {
+            json!({"id": id, "advertiser": "a", "domain": "shop.example", "budget_micros": 1_000_000, "max_bid_micros": 1_000,
+                   "goal": {"roi": {"target": 2.0}}, "items": [item]})
+        };
+        let record = |kind, id: &str, json: serde_json::Value| CatalogRecord {
+            kind,
+            id: Id::from(id),
+            json: json.to_string().into(),
+        };
+        store
+            .put_many(vec![
+                record(CatalogKind::Item, "1", json!({"id": "1"})),
+                record(CatalogKind::Plan, "bad", plan("bad", "gone")),
+                record(CatalogKind::Plan, "good", plan("good", "1")),
+            ])
+            .await
+            .unwrap();
+        let catalog = load(&store).unwrap().snapshot();
+        assert_eq!(catalog.counts(), (1, 1, 0));
+        assert!(catalog.plan_slot(&Id::from("good")).is_some() && catalog.plan_slot(&Id::from("bad")).is_none());
+        let mut kept = Vec::new();
+        store.load_all(CatalogKind::Plan, &mut |id, _| kept.push(id.to_owned())).unwrap();
+        assert_eq!(kept, ["bad", "good"]);
+    }
 }

@@ -14,6 +14,7 @@ use crate::plans::{Creative, FieldError, Item, Plan};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Implements [`CatalogAdmin`] over the rooms of an [`App`].
@@ -120,12 +121,8 @@ fn item_change(
 /// The change that brings a plan in.
 ///
 /// # Errors
-/// It would change the currency of money that was granted, or no bid could be made in its currency.
-fn plan_change(catalog: &Catalog, fx: &FxTable, plan: Plan) -> Result<Change, FieldError> {
-    let before = catalog.plan_slot(&plan.id).and_then(|slot| catalog.plan(slot)).map(|entry| &entry.record);
-    if before.is_some_and(|before| before.currency != plan.currency) {
-        return Err(FieldError::new("currency", "cannot change: money was granted in it; make a new plan"));
-    }
+/// No bid could be made in its currency.
+fn plan_change(fx: &FxTable, plan: Plan) -> Result<Change, FieldError> {
     if !fx.knows(plan.currency) {
         let fault = format!("has no rate: set currencies.rates.{0} = (US dollars for one {0})", plan.currency);
         return Err(FieldError::new("currency", fault));
@@ -185,7 +182,7 @@ impl Records {
         for (place, record) in records.iter().enumerate() {
             let change = match record.clone() {
                 Record::Item(item) => item_change(&catalog, &mut draft, &mut next, item),
-                Record::Plan(plan) => plan_change(&catalog, &self.app.fx, plan),
+                Record::Plan(plan) => plan_change(&self.app.fx, plan),
                 Record::Creative(creative) => Ok(Change::Creative(creative)),
             };
             match change {
@@ -198,44 +195,49 @@ impl Records {
 
     /// Takes out each change that breaks a rule of the catalogue; what is left can be applied as a whole.
     fn keep_sound(&self, changes: &mut Vec<(usize, Change)>, results: &mut [Result<(), FieldError>]) {
-        // Bounded by the number of changes: every round takes one out or ends.
-        while !changes.is_empty() {
-            let all: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
-            let Err(ApplyError { index, error }) = self.app.catalog.check(&all) else { return };
-            let (place, _) = changes.remove(index);
-            results[place] = Err(refused(error));
+        let all: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
+        for ApplyError { index, error } in self.app.catalog.check(&all).refused {
+            results[changes[index].0] = Err(refused(error));
         }
+        changes.retain(|(place, _)| results[*place].is_ok());
     }
 
-    /// Grants the budgets of plans where they change; gives what was granted before. A budget that the ledger refuses is the
-    /// record's fault, not the server's.
+    /// Grants the budgets of plans where they change, all in one commit; gives what was granted before. A budget that the ledger
+    /// refuses is the record's fault, not the server's.
     async fn set_budgets(
         &self,
         records: &[Record],
         results: &mut [Result<(), FieldError>],
     ) -> Result<Vec<(Id, Micros)>, CatalogError> {
-        let mut before = Vec::new();
-        for (record, result) in records.iter().zip(results) {
+        let (mut places, mut budgets, mut before) = (Vec::new(), Vec::new(), Vec::new());
+        let mut latest: HashMap<&Id, Option<Micros>> = HashMap::new();
+        for (place, record) in records.iter().enumerate().filter(|(place, _)| results[*place].is_ok()) {
             let Record::Plan(plan) = record else { continue };
-            let granted = self.granted(&plan.id);
-            if result.is_err() || granted == Some(plan.budget_micros) {
-                continue;
+            let granted = latest.entry(&plan.id).or_insert_with(|| self.granted(&plan.id));
+            if granted.replace(plan.budget_micros) != Some(plan.budget_micros) {
+                places.push(place);
+                budgets.push((plan.id.clone(), plan.budget_micros));
             }
-            match self.app.ledger.set_budget(&plan.id, plan.budget_micros).await {
-                Ok(_) => before.extend(granted.map(|granted| (plan.id.clone(), granted))),
-                Err(error @ (BudgetError::BelowCommitted { .. } | BudgetError::BadAmount { .. })) => {
-                    let text = error.to_string();
-                    let fault = text.strip_prefix("budget_micros: ").unwrap_or(&text);
-                    *result = Err(FieldError::new("budget_micros", fault));
-                }
-                Err(error) => {
-                    self.restore_budgets(before).await;
-                    return Err(match error {
-                        BudgetError::Busy => CatalogError::Overloaded,
-                        error => CatalogError::Unavailable(error.to_string()),
-                    });
-                }
+        }
+        for (plan, _) in &budgets {
+            before.extend(self.granted(plan).map(|granted| (plan.clone(), granted)));
+        }
+        if budgets.is_empty() {
+            return Ok(before);
+        }
+        let outcomes = self.app.ledger.set_budgets(budgets).await.map_err(|error| match error {
+            BudgetError::Busy => CatalogError::Overloaded,
+            error => CatalogError::Unavailable(error.to_string()),
+        })?;
+        let told = places.into_iter().zip(outcomes).filter_map(|(place, outcome)| Some((place, outcome.err()?)));
+        for (place, error) in told {
+            if !matches!(error, BudgetError::BelowCommitted { .. } | BudgetError::BadAmount { .. }) {
+                self.restore_budgets(before).await;
+                return Err(CatalogError::Unavailable(error.to_string()));
             }
+            let text = error.to_string();
+            let fault = text.strip_prefix("budget_micros: ").unwrap_or(&text);
+            results[place] = Err(FieldError::new("budget_micros", fault));
         }
         Ok(before)
     }
@@ -361,14 +363,17 @@ impl CatalogAdmin for Records {
         };
         let before = self.app.catalog.snapshot();
         let changes = vec![change];
-        let applied = self.app.catalog.check(&changes).map_err(|ApplyError { error, .. }| match error {
-            ChangeError::NotFound { .. } => CatalogError::NotFound,
-            ChangeError::Invalid(error) => CatalogError::Conflict(error.fault),
-            other => CatalogError::Conflict(other.to_string()),
-        })?;
+        let checked = self.app.catalog.check(&changes);
+        if let Some(ApplyError { error, .. }) = checked.refused.into_iter().next() {
+            return Err(match error {
+                ChangeError::NotFound { .. } => CatalogError::NotFound,
+                ChangeError::Invalid(error) => CatalogError::Conflict(error.fault),
+                other => CatalogError::Conflict(other.to_string()),
+            });
+        }
         // A plan takes its creatives along.
         let mut gone = vec![(durable_kind(kind), id)];
-        let creatives = applied.creatives_removed.iter().filter_map(|&slot| before.creative(slot));
+        let creatives = checked.applied.creatives_removed.iter().filter_map(|&slot| before.creative(slot));
         gone.extend(creatives.map(|entry| (CatalogKind::Creative, entry.record.id.clone())));
         gone.dedup();
         self.store.delete(gone).await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;

@@ -97,8 +97,13 @@ impl App {
     }
 
     /// A charged impression: what was charged and what was bid, in the plan's currency.
-    pub(crate) fn report_win(&self, catalog: &Catalog, claim: &Claim<'_>, (price, amount): (Micros, Micros)) {
-        let Some(plan) = catalog.plan_slot(&Id::from(&*claim.plan)) else { return };
+    pub(crate) fn report_win(
+        &self,
+        catalog: &Catalog,
+        plan: PlanSlot,
+        claim: &Claim<'_>,
+        (price, amount): (Micros, Micros),
+    ) {
         let creative = Sight::find(catalog, &claim.creative).map(|sight| sight.creative);
         let bid = BidId::parse(&claim.bid).0;
         self.reports.note(self.clock.seconds(), Fact::Win { bid, plan, creative, price, amount });

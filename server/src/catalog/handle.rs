@@ -14,6 +14,15 @@ pub struct CatalogHandle {
     writer: Mutex<()>,
 }
 
+/// What [`CatalogHandle::check`] found.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What the changes that can be made would do.
+    pub applied: Applied,
+    /// The others, in order.
+    pub refused: Vec<ApplyError>,
+}
+
 impl CatalogHandle {
     /// An empty catalogue.
     #[must_use]
@@ -27,12 +36,18 @@ impl CatalogHandle {
         self.current.load_full()
     }
 
-    /// What [`Self::apply`] would do now; nothing is published.
-    ///
-    /// # Errors
-    /// The first change that breaks a rule, with its position.
-    pub fn check(&self, changes: &[Change]) -> Result<Applied, ApplyError> {
-        Ok(self.next(changes.iter().cloned())?.1)
+    /// What would come of changes, each after those before it that can be made; nothing is published.
+    #[must_use]
+    pub fn check(&self, changes: &[Change]) -> Checked {
+        let mut draft = Draft::new(Catalog::clone(&self.current.load_full()));
+        let mut refused = Vec::new();
+        for (index, change) in changes.iter().enumerate() {
+            // A refused change has changed nothing.
+            if let Err(error) = draft.change(change.clone()) {
+                refused.push(ApplyError { index, error });
+            }
+        }
+        Checked { applied: draft.finish().1, refused }
     }
 
     /// Applies changes in order, all or none, and publishes the result as the next version.
@@ -41,16 +56,12 @@ impl CatalogHandle {
     /// The first change that breaks a rule, with its position; nothing is published then.
     pub fn apply(&self, changes: Vec<Change>) -> Result<Applied, ApplyError> {
         let _turn = self.writer.lock();
-        let (catalog, applied) = self.next(changes)?;
-        self.current.store(Arc::new(catalog));
-        Ok(applied)
-    }
-
-    fn next(&self, changes: impl IntoIterator<Item = Change>) -> Result<(Catalog, Applied), ApplyError> {
         let mut draft = Draft::new(Catalog::clone(&self.current.load_full()));
         for (index, change) in changes.into_iter().enumerate() {
             draft.change(change).map_err(|error| ApplyError { index, error })?;
         }
-        Ok(draft.finish())
+        let (catalog, applied) = draft.finish();
+        self.current.store(Arc::new(catalog));
+        Ok(applied)
     }
 }

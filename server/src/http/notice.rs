@@ -91,8 +91,8 @@ async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -
         Ok(Settled::Charged { timing }) => {
             if let Some(slot) = catalog.plan_slot(&plan) {
                 app.outcomes.record(slot, app.predicted.of(bid).cell, PlanOutcome::Paid(price));
+                app.report_win(&catalog, slot, claim, (price, bid_amount));
             }
-            app.report_win(&catalog, claim, (price, bid_amount));
             if timing == Timing::OnTime {
                 return (NoticeOutcome::Settled, Ok(()));
             }
