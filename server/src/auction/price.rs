@@ -59,6 +59,12 @@ impl<'a> Market<'a> {
         if priced.price >= floor.ok_or(NoBidReason::CurrencyUnknown)? { Ok(()) } else { Err(NoBidReason::BelowFloor) }
     }
 
+    /// An amount of `own`, none of it below 0, in the response currency, rounded down.
+    fn in_response(&self, amount: Micros, own: Currency) -> Result<Micros, NoBidReason> {
+        let converted = self.fx.convert(amount.max(Micros::ZERO), own, self.currency, Rounding::Down);
+        converted.ok_or(NoBidReason::CurrencyUnknown)
+    }
+
     /// Currency of the response (`cur`).
     #[must_use]
     pub fn currency(&self) -> Currency {
@@ -180,6 +186,32 @@ fn value(input: &PriceInput<'_>) -> Result<f64, NoBidReason> {
     })
 }
 
+/// What a plan gives for an impression, before any floor. Micros of its currency but for `strength`.
+struct Worth {
+    /// Predicted value.
+    value: Micros,
+    /// That times the multiplier.
+    wanted: Micros,
+    /// What `max_bid_micros` leaves of it.
+    capped: Micros,
+    /// What the free budget leaves of that.
+    affordable: Micros,
+    /// The same in the response currency, none of it below 0.
+    strength: Micros,
+}
+
+impl Worth {
+    fn of(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Self, NoBidReason> {
+        let value = value(input)?;
+        let money = |amount: f64| micros_floor(amount).ok_or(NoBidReason::PredictionInvalid);
+        let wanted = money(value * input.multiplier)?;
+        let capped = wanted.min(input.plan.max_bid_micros);
+        let affordable = capped.min(input.free);
+        let strength = market.in_response(affordable, input.plan.currency)?;
+        Ok(Self { value: money(value)?, wanted, capped, affordable, strength })
+    }
+}
+
 /// Prices one impression for one plan. Pure; allocates nothing.
 ///
 /// The bid is `value * multiplier`, at most `max_bid_micros` and the free budget. An offered deal of the plan that the bid
@@ -189,22 +221,12 @@ fn value(input: &PriceInput<'_>) -> Result<f64, NoBidReason> {
 /// [`NoBidReason::PredictionInvalid`], `CurrencyUnknown`, `PriceBelowMin` (the price rounds to zero), `BudgetExhausted`
 /// (only the free budget is in the way), `DealRequired` or `BelowFloor`.
 pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidReason> {
-    let value = value(input)?;
-    let uncapped = micros_floor(value * input.multiplier).ok_or(NoBidReason::PredictionInvalid)?;
-    let wanted = uncapped.min(input.plan.max_bid_micros);
-    let affordable = wanted.min(input.free);
-    let plan_currency = input.plan.currency;
-    let into_response = |amount: Micros| {
-        market
-            .fx
-            .convert(amount.max(Micros::ZERO), plan_currency, market.currency, Rounding::Down)
-            .ok_or(NoBidReason::CurrencyUnknown)
-    };
-    let strength = into_response(affordable)?;
+    let Worth { value, wanted, capped, affordable, strength } = Worth::of(input, market)?;
+    let own = input.plan.currency;
     let route = match route(input.plan, market, strength) {
         Ok(route) => route,
         // Told apart for the advertiser: raise the budget, or raise the bid.
-        Err(_) if affordable < wanted && self::route(input.plan, market, into_response(wanted)?).is_ok() => {
+        Err(_) if affordable < capped && self::route(input.plan, market, market.in_response(capped, own)?).is_ok() => {
             return Err(NoBidReason::BudgetExhausted);
         }
         Err(reason) => return Err(reason),
@@ -214,16 +236,15 @@ pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidR
         AuctionType::SecondPrice => strength,
         AuctionType::FirstPrice => shaded(strength, input.shading.share(strength)).max(route.floor).max(Micros(1)),
     };
-    let hold =
-        market.fx.convert(price, market.currency, plan_currency, Rounding::Up).ok_or(NoBidReason::CurrencyUnknown)?;
+    let hold = market.fx.convert(price, market.currency, own, Rounding::Up).ok_or(NoBidReason::CurrencyUnknown)?;
     debug_assert!(price <= strength && hold <= affordable, "the hold never exceeds the bid");
     Ok(Priced {
         price,
         currency: market.currency,
         hold,
         strength,
-        value: micros_floor(value).ok_or(NoBidReason::PredictionInvalid)?,
-        wanted: uncapped,
+        value,
+        wanted,
         affordable,
         floor: route.floor,
         deal: route.deal,
@@ -235,17 +256,14 @@ pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidR
 /// can be said ([`bid`] says why).
 #[must_use]
 pub fn without_floor(input: &PriceInput<'_>, market: &Market<'_>) -> Option<Steps> {
-    let value = value(input).ok()?;
-    let wanted = micros_floor(value * input.multiplier)?;
-    let affordable = wanted.min(input.plan.max_bid_micros).min(input.free).max(Micros::ZERO);
+    let Worth { value, wanted, affordable, strength, .. } = Worth::of(input, market).ok()?;
+    let affordable = affordable.max(Micros::ZERO);
     let mut offered = affordable;
     if market.auction_type == AuctionType::FirstPrice {
-        let own = input.plan.currency;
-        let strength = market.fx.convert(affordable, own, market.currency, Rounding::Down)?;
         let price = shaded(strength, input.shading.share(strength));
-        offered = market.fx.convert(price, market.currency, own, Rounding::Up)?.min(affordable);
+        offered = market.fx.convert(price, market.currency, input.plan.currency, Rounding::Up)?.min(affordable);
     }
-    Some(Steps { value: micros_floor(value)?, wanted, affordable, offered })
+    Some(Steps { value, wanted, affordable, offered })
 }
 
 fn shaded(strength: Micros, shading: f64) -> Micros {

@@ -10,20 +10,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 const PURPOSES_AT: usize = 152;
 /// Purposes without which a history must not choose an ad: create a profile for personalised advertising, and use it.
 const PURPOSES: [usize; 2] = [3, 4];
-/// Longest string read, bytes.
-const BYTES_MAX: usize = 8_192;
+/// Characters that hold them: whole groups of four, so that how the rest was filled up does not matter.
+const PURPOSES_WITHIN: usize = 28;
 
 /// True when a TC string carries consent for personalised advertising. False for anything that is not a TC string of version 2.
-/// Vendors and publisher restrictions are not looked at: an exchange that passes the user on has done that.
+/// Vendors and publisher restrictions are not looked at.
 pub(super) fn tcf_allows_profile(text: &str) -> bool {
-    let core = text.split('.').next().unwrap_or_default();
-    if core.len() > BYTES_MAX {
+    let mut bytes = [0_u8; PURPOSES_WITHIN / 4 * 3];
+    let start = text.as_bytes().get(..PURPOSES_WITHIN);
+    if start.is_none_or(|start| URL_SAFE_NO_PAD.decode_slice(start, &mut bytes).is_err()) {
         return false;
     }
-    let Ok(bytes) = URL_SAFE_NO_PAD.decode(core.trim_end_matches('=')) else { return false };
-    let bit = |at: usize| bytes.get(at / 8).is_some_and(|byte| byte >> (7 - at % 8) & 1 == 1);
+    let bit = |at: usize| bytes[at / 8] >> (7 - at % 8) & 1 == 1;
     // The version is the first six bits.
-    bytes.first().is_some_and(|first| first >> 2 == 2) && PURPOSES.iter().all(|purpose| bit(PURPOSES_AT + purpose - 1))
+    bytes[0] >> 2 == 2 && PURPOSES.iter().all(|purpose| bit(PURPOSES_AT + purpose - 1))
 }
 
 /// True when a US privacy string says that the user opted out of sale.
@@ -54,6 +54,9 @@ mod tests {
             assert!(!tcf_allows_profile(&tc(2, purposes)), "{purposes:?}");
         }
         assert!(!tcf_allows_profile(&tc(1, &[3, 4])));
+        // Strings whose last character carries bits beyond whole bytes, and short ones.
+        assert!(tcf_allows_profile(&format!("{}B", tc(2, &[3, 4]))));
+        assert!(!tcf_allows_profile(&tc(2, &[3, 4])[..27]));
         for text in ["", "x", "C", "not base64 !", &"A".repeat(20_000)] {
             assert!(!tcf_allows_profile(text));
         }
