@@ -16,7 +16,7 @@ use crate::device::Gpu;
 use crate::ids::{Id, ItemSlot};
 use crate::pipeline::WindowCache;
 use crate::plans::FieldError;
-use crate::retrieve::{ItemIndex, SearchHandle};
+use crate::retrieve::{ItemIndex, SearchHandle, SearchThread};
 use crate::store::History;
 use arc_swap::ArcSwap;
 use longbow_model::golden::Report;
@@ -95,7 +95,7 @@ pub struct Generation {
     pub windows: WindowCache,
     /// Retrieval query of a user without a history: the middle of all items.
     pub everyman: ArcSwap<Box<[f32]>>,
-    thread: Mutex<Option<Device>>,
+    threads: Mutex<Option<(Device, SearchThread)>>,
 }
 
 impl Generation {
@@ -171,9 +171,13 @@ impl Generation {
         middle(catalog, &self.rows.view())
     }
 
-    /// Ends the device thread after the batch it runs. Blocks until it has ended.
+    /// Ends the threads of device and search after what they do now. Blocks until they have ended: nothing of this generation uses
+    /// a GPU's driver any more, which must not be used while the process ends.
     pub fn stop(&self) {
-        drop(self.thread.lock().take());
+        if let Some((device, search)) = self.threads.lock().take() {
+            search.join();
+            drop(device);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{OnRecall, SearchError, SearchOptions, SearchReply, SearchStats};
 use crate::deadline::Deadline;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, select_biased};
 use longbow_index::{Bitmap, Query, Retriever, lower_thread_priority};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,16 +20,20 @@ pub(super) struct Task {
     pub(super) reply: oneshot::Sender<Result<SearchReply, SearchError>>,
 }
 
-/// The threads, to be joined once every handle is gone.
+/// The threads. They end with the last handle, or by [`SearchThread::join`].
 #[derive(Debug)]
 pub struct SearchThread {
+    /// Dropping it tells the thread `search` to stop.
+    stop: Sender<()>,
     search: JoinHandle<()>,
     recall: Option<JoinHandle<()>>,
 }
 
 impl SearchThread {
-    /// Waits for the end. Blocks: call it after the last handle has been dropped.
+    /// Ends the threads after the batch and the sample that they work on, and waits for that: what they search may be taken apart
+    /// afterwards. Requests that wait, and later ones, are told [`SearchError::Stopped`]. Blocks.
     pub fn join(self) {
+        drop(self.stop);
         // A panic has been reported by the panic hook.
         let _ = self.search.join();
         if let Some(recall) = self.recall {
@@ -60,7 +64,9 @@ pub(super) fn start(
         (Some(samples), Some(start_recall(Arc::clone(&retriever), taken, on_recall, Arc::clone(&stats))?))
     };
     stats.alive.store(true, Relaxed);
+    let (stop, stopped) = crossbeam_channel::bounded(0);
     let worker = Worker {
+        stopped,
         retriever,
         tasks,
         stats,
@@ -70,7 +76,7 @@ pub(super) fn start(
         until_sample: recall_every,
     };
     let search = std::thread::Builder::new().name("search".to_owned()).spawn(move || worker.run())?;
-    Ok(SearchThread { search, recall })
+    Ok(SearchThread { stop, search, recall })
 }
 
 fn start_recall(
@@ -94,6 +100,8 @@ fn start_recall(
 }
 
 struct Worker {
+    /// Hangs up when the thread is to stop.
+    stopped: Receiver<()>,
     retriever: Arc<dyn Retriever>,
     tasks: Receiver<Task>,
     stats: Arc<SearchStats>,
@@ -117,9 +125,17 @@ impl Worker {
     fn run(mut self) {
         let _alive = Alive(Arc::clone(&self.stats));
         let mut batch = Vec::with_capacity(self.queries_max);
-        while let Ok(first) = self.tasks.recv() {
+        while let Some(first) = self.next() {
             self.gather(first, &mut batch);
             self.search(&mut batch);
+        }
+    }
+
+    /// Waits for a request; nothing once the thread is to stop or no handle is left.
+    fn next(&self) -> Option<Task> {
+        select_biased! {
+            recv(self.stopped) -> _ => None,
+            recv(self.tasks) -> task => task.ok(),
         }
     }
 

@@ -260,3 +260,18 @@ async fn a_dead_thread_is_seen() {
     assert_eq!(ask(&handle, &[1], soon()).await.unwrap().unwrap_err(), SearchError::Stopped);
     assert_eq!(handle.stats().waiting.load(SeqCst), 0);
 }
+
+/// The threads end while a handle is left: what they search may be taken apart then, and requests are told.
+#[tokio::test]
+async fn a_join_ends_the_threads_under_a_live_handle() {
+    let index = Gated::new(true);
+    let options = SearchOptions { recall_every: 1, ..SearchOptions::default() };
+    let (handle, thread) = started(&index, options);
+    assert!(handle.search(vec![1.0; DIM].into(), vec![None], 3, soon()).await.is_ok());
+    thread.join();
+    assert!(!handle.is_alive());
+    // Left are the handle's own and this one: neither thread holds what it searched.
+    assert_eq!(Arc::strong_count(&index), 2);
+    let refused = handle.search(vec![1.0; DIM].into(), vec![None], 3, soon()).await;
+    assert_eq!(refused.unwrap_err(), SearchError::Stopped);
+}

@@ -8,7 +8,7 @@ use crate::config::{Config, IndexKind, ModelDevice};
 use crate::device::{self, Built, Gpu};
 use crate::meters::Meters;
 use crate::pipeline::{TASKS, WindowCache, WindowLimits};
-use crate::retrieve::{self, ItemIndex, Items, SearchHandle, SearchOptions};
+use crate::retrieve::{self, ItemIndex, Items, SearchHandle, SearchOptions, SearchThread};
 use crate::store::History;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
@@ -222,7 +222,7 @@ impl Workshop {
             self_check_bf16,
         };
         let index = Arc::new(index);
-        let search = self.start_search(&index)?;
+        let (search, search_thread) = self.start_search(&index)?;
         let mut options = DeviceOptions {
             cache_bytes_max: self.config.model.state_cache_mib << 20,
             candidates_max: self.config.auction.candidates_max,
@@ -252,7 +252,7 @@ impl Workshop {
             rows,
             windows,
             everyman: ArcSwap::from_pointee(everyman),
-            thread: Mutex::new(Some(device)),
+            threads: Mutex::new(Some((device, search_thread))),
         })
     }
 
@@ -319,7 +319,7 @@ impl Workshop {
         Ok(index)
     }
 
-    fn start_search(&self, index: &Arc<ItemIndex>) -> anyhow::Result<SearchHandle> {
+    fn start_search(&self, index: &Arc<ItemIndex>) -> anyhow::Result<(SearchHandle, SearchThread)> {
         let share = self.config.index.recall_sample;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive interval")]
         let recall_every = if share > 0.0 { (1.0 / share).round() as u64 } else { 0 };
@@ -337,9 +337,7 @@ impl Workshop {
         let queue_max = self.config.index.queue_max;
         let options = SearchOptions { queue_max, recall_every, on_recall, ..SearchOptions::default() };
         let retriever: Arc<dyn Retriever> = Arc::clone(index) as Arc<dyn Retriever>;
-        // Its threads end with the last handle.
-        let (handle, _threads) = retrieve::start(retriever, options)?;
-        Ok(handle)
+        Ok(retrieve::start(retriever, options)?)
     }
 }
 
