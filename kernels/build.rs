@@ -5,14 +5,15 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SETS: [(&str, &[&str]); 4] = [
+const SETS: [(&str, &[&str]); 5] = [
     ("avx2", &["-mavx2", "-mfma"]),
     ("avx512", &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]),
+    ("avx512bf16", BF16),
     // Tile instructions are written as inline assembly, so no flag of the compiler is needed for them.
-    ("amx", AMX),
-    ("amx_model", AMX),
+    ("amx", BF16),
+    ("amx_model", BF16),
 ];
-const AMX: &[&str] =
+const BF16: &[&str] =
     &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mprefer-vector-width=512"];
 
 /// Code for 8.0, for 9.0 with its own instructions, and PTX for what comes after.

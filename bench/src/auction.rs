@@ -2,19 +2,21 @@
 
 mod chart;
 mod days;
+mod figures;
 mod ipinyou;
 mod market;
 mod npz;
 mod report;
+mod served;
 mod train;
 mod value_iteration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// Judges the bidding policies: what a budget brings, and whether budget and return target hold.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  longbow-bench auction days --learn day-0.npz day-1.npz day-2.npz --judge day-5.npz --policy mpc --json\n  longbow-bench auction ipinyou ipinyou-2997 --json\n  longbow-bench auction market --policy mpc --scenario shock --json"
+    after_help = "Examples:\n  longbow-bench auction days --learn day-0.npz day-1.npz day-2.npz --judge day-5.npz --policy mpc --json\n  longbow-bench auction ipinyou ipinyou-2997 --json\n  longbow-bench auction market --policy mpc --scenario shock --json\n  longbow-bench auction market --policy all --scenario all --plot bench/pacing.svg --json"
 )]
 pub(crate) struct AuctionArgs {
     #[command(subcommand)]
@@ -46,6 +48,7 @@ pub(crate) fn run(args: &AuctionArgs) -> anyhow::Result<()> {
 /// The market that figures are stated for.
 fn market_options(seed: u64) -> market::MarketOptions {
     market::MarketOptions {
+        market: market::MarketKind::Base,
         scenario: market::Scenario::Forecast,
         seed,
         plans: 20,
@@ -53,7 +56,42 @@ fn market_options(seed: u64) -> market::MarketOptions {
         auctions_per_tick: 300,
         days_before: 2,
         prediction_bias: 1.0,
-        shaded: true,
-        channels_told: true,
+    }
+}
+
+/// Some choices of an option.
+#[derive(Clone, Debug)]
+struct Several<T>(Vec<T>);
+
+/// Reads names with commas between them, or `all`.
+fn several<T: ValueEnum>(text: &str) -> Result<Several<T>, String> {
+    if text == "all" {
+        return Ok(Several(T::value_variants().to_vec()));
+    }
+    let one = |name: &str| {
+        T::from_str(name, false).map_err(|_| {
+            let names: Vec<String> = T::value_variants().iter().map(name_of).collect();
+            format!("`{name}` is none of {}, all", names.join(", "))
+        })
+    };
+    text.split(',').map(one).collect::<Result<_, _>>().map(Several)
+}
+
+/// What a choice is called on the command line.
+fn name_of<T: ValueEnum>(choice: &T) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_choices_are_read_and_a_wrong_one_is_named() {
+        let names = |text| several::<market::Scenario>(text).map(|some| some.0.iter().map(name_of).collect::<Vec<_>>());
+        assert_eq!(names("shock,first-price").unwrap(), ["shock", "first-price"]);
+        assert!(names("all").unwrap().len() >= 8);
+        let fault = names("shock,storm").unwrap_err();
+        assert!(fault.contains("`storm`") && fault.contains("drift"), "{fault}");
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Answer {
     pub(crate) error: Option<String>,
     /// `server-timing`, if any.
     pub(crate) timing: Option<String>,
+    /// `x-longbow-no-bid`, if any.
+    pub(crate) no_bid: Option<String>,
     /// Body.
     pub(crate) body: Bytes,
 }
@@ -104,6 +106,7 @@ impl Connection {
                 status: head.status.as_u16(),
                 error: text("x-longbow-error"),
                 timing: text("server-timing"),
+                no_bid: text("x-longbow-no-bid"),
                 body: body.to_bytes(),
             })
         };

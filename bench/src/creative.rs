@@ -18,7 +18,7 @@ pub(crate) struct CreativeArgs {
 
 #[derive(Subcommand)]
 enum CreativeCommand {
-    /// Composed creatives with known click rates: lines of id, elements, click rate. Feedback comes in batches
+    /// Composed creatives with known click rates: lines of id, elements, click rate. Clicks are told in batches
     Composed(ComposedArgs),
     /// The mushroom bandit: eat or not, from what it looks like
     Mushroom(MushroomArgs),
@@ -34,6 +34,9 @@ struct ComposedArgs {
     /// Impressions between two reports of clicks
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     batch: u64,
+    /// Tell impressions only with the clicks of their batch, not at once
+    #[arg(long)]
+    impressions_late: bool,
     /// Runs
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,

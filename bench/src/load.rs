@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 40;
 /// Offers load on a schedule that never waits for answers.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  longbow-bench load --rate 100 --seconds 10\n  longbow-bench load --traffic openrtb --sweep 50 --p99-ms 50 --plot load.svg --json\n  longbow-bench load --requests requests.jsonl --rate 200"
+    after_help = "Examples:\n  longbow-bench load --rate 100 --seconds 10\n  longbow-bench load --rate 500,750,1000,2000 --tmax-ms 30,200 --connections 1024\n  longbow-bench load --traffic openrtb --sweep 50 --p99-ms 50 --plot load.svg --json\n  longbow-bench load --requests requests.jsonl --rate 200"
 )]
 pub(crate) struct LoadArgs {
     /// Server to load; a machine of your own, as this offers real load
@@ -30,9 +30,9 @@ pub(crate) struct LoadArgs {
     url: String,
     #[command(flatten)]
     recipe: Recipe,
-    /// Requests a second, one run
-    #[arg(long, default_value_t = 100.0, conflicts_with = "sweep")]
-    rate: f64,
+    /// Requests a second; one run for each of several (500,750,1000,2000)
+    #[arg(long, value_delimiter = ',', default_value = "100", conflicts_with = "sweep")]
+    rate: Vec<f64>,
     /// First rate of a sweep, which climbs by --factor until the knee is passed
     #[arg(long)]
     sweep: Option<f64>,
@@ -70,7 +70,8 @@ struct Report {
 impl LoadArgs {
     fn check(&self) -> anyhow::Result<()> {
         for (name, value, low, high) in [
-            ("--rate", self.rate, 0.1, 1e6),
+            ("--rate", self.rate.iter().copied().fold(f64::INFINITY, f64::min), 0.1, 1e6),
+            ("--rate", self.rate.iter().copied().fold(0.0, f64::max), 0.1, 1e6),
             ("--sweep", self.sweep.unwrap_or(1.0), 0.1, 1e6),
             ("--factor", self.factor, 1.01, 10.0),
             ("--seconds", self.seconds, 0.5, 3600.0),
@@ -90,7 +91,6 @@ impl LoadArgs {
             length: Duration::from_secs_f64(seconds),
             connections: self.connections,
             timeout: Duration::from_secs(5),
-            deadline: Duration::from_millis(self.recipe.tmax_ms.into()),
             seed,
         };
         open_loop::run(run, Source::new(&self.recipe)?)
@@ -105,9 +105,9 @@ impl LoadArgs {
 pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
     args.check()?;
     let target = Target::parse(&args.url)?;
-    let mut rate = args.sweep.unwrap_or(args.rate);
+    let first = args.sweep.unwrap_or_else(|| args.rate.first().copied().unwrap_or(1.0));
     if args.warmup > 0.0 {
-        args.step(&target, rate, args.warmup, args.recipe.seed ^ 0x5EED)?;
+        args.step(&target, first, args.warmup, args.recipe.seed ^ 0x5EED)?;
     }
     let mut report = Report {
         traffic: format!("{:?}", args.recipe.traffic).to_lowercase(),
@@ -115,7 +115,11 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         knee_rps: None,
         steps: Vec::new(),
     };
-    for step in 0..STEPS_MAX {
+    let rates: Vec<f64> = match args.sweep {
+        Some(_) => std::iter::successors(Some(first), |rate| Some(rate * args.factor)).take(STEPS_MAX).collect(),
+        None => args.rate.clone(),
+    };
+    for (step, rate) in rates.into_iter().enumerate() {
         let figures = args.step(&target, rate, args.seconds, args.recipe.seed + step as u64)?;
         let failed = match figures.error_share {
             share if share > 0.0 => format!(", {:.1}% failed (not in the percentiles)", share * 100.0),
@@ -128,10 +132,9 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         if holds {
             report.knee_rps = Some(rate);
         }
-        if args.sweep.is_none() || !holds {
+        if args.sweep.is_some() && !holds {
             break;
         }
-        rate *= args.factor;
     }
     let rows: Vec<Vec<String>> = report.steps.iter().map(row).collect();
     out::line("");
@@ -144,6 +147,9 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
             "p99",
             "p99.9",
             "max",
+            "goodput/s",
+            "served p99",
+            "refused p99",
             "200 %",
             "204 %",
             "refused %",
@@ -153,6 +159,12 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
         ],
         &rows,
     );
+    for step in report.steps.iter().filter(|step| step.served_share_by_tmax_ms.len() > 1) {
+        let shares =
+            step.served_share_by_tmax_ms.iter().map(|(tmax, share)| format!("tmax {tmax}: {:.1}%", share * 100.0));
+        let shares: Vec<String> = shares.collect();
+        out::line(format!("served in time at {:.0}/s: {}", step.offered_rps, shares.join(", ")));
+    }
     if let Some(last) = report.steps.last().filter(|last| !last.stages_p50_ms.is_empty()) {
         let stages: Vec<String> = last.stages_p50_ms.iter().map(|(name, ms)| format!("{name} {ms:.3}")).collect();
         out::line(format!("stages at {:.0}/s, median ms: {}", last.offered_rps, stages.join(", ")));
@@ -198,6 +210,9 @@ fn row(figures: &Figures) -> Vec<String> {
         ms(figures.p99_ms),
         ms(figures.p999_ms),
         ms(figures.max_ms),
+        format!("{:.0}", figures.goodput_rps),
+        ms(figures.served_p99_ms),
+        ms(figures.refused_p99_ms),
         percent(figures.bid_share),
         percent(figures.no_bid_share),
         percent(figures.refused_share),

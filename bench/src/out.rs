@@ -9,6 +9,11 @@ pub(crate) fn line(text: impl AsRef<str>) {
     println!("{}", text.as_ref());
 }
 
+/// Says on stderr how far a long command has come.
+pub(crate) fn progress(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
+}
+
 /// Prints the closing JSON line when it was asked for.
 pub(crate) fn json(asked: bool, figures: &impl Serialize) -> anyhow::Result<()> {
     if asked {

@@ -106,7 +106,6 @@ impl SoakArgs {
             length: Duration::from_secs_f64(self.every),
             connections: 64,
             timeout: Duration::from_secs(5),
-            deadline: Duration::from_millis(self.recipe.tmax_ms.into()),
             seed: self.recipe.seed + slice,
         };
         open_loop::run(run, Source::new(&self.recipe.with_seed(self.recipe.seed + slice))?)

@@ -70,12 +70,12 @@ pub enum IndexError {
         cause: String,
     },
     /// The disk failed: check space and rights.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file is not what was saved: build the index again from the items.
     #[error("{}: {fault}", path.display())]

@@ -1,7 +1,8 @@
 // One tile of HSTU attention: some query rows against a range of keys, panel by panel.
 //
 // Order of the loops: steps (panels of up to kKeys keys); the rows' bias; heads; blocks of kRows rows. A panel is read once for
-// all rows of the tile; panels of bf16 are widened first. The values of SiLU never leave a 12 x 64 piece of scratch.
+// all rows of the tile; panels of bf16 are widened first, unless pairs of bf16 are multiplied as they are (`Pairs`). The values of
+// SiLU never leave a 12 x 64 piece of scratch.
 #pragma once
 #include "blocks.hpp"
 #include "bias.hpp"
@@ -10,9 +11,16 @@
 
 namespace {
 
+// Whether the panels hold pairs and the products take floats.
+template <class N>
+bool widens(const LongbowAttention& p) {
+    return N::kEach == 1 && p.format == LONGBOW_BF16;
+}
+
 // Where everything lies in the scratch, in floats. Each part starts at a whole cache line.
+template <class N>
 struct Layout {
-    int64_t v_width, q, sums, kt, v, weights, window, mixed, row_bias, total;
+    int64_t v_width, q_words, q, sums, kt, v, weights, window, mixed, row_bias, total;
 
     explicit Layout(const LongbowAttention& p) {
         int64_t at = 0;
@@ -22,10 +30,11 @@ struct Layout {
             return here;
         };
         v_width = round_up(p.d_v, 16);
-        q = take(p.heads * round_up(p.rows, kRows) * p.d_qk);
+        q_words = (p.d_qk + N::kEach - 1) / N::kEach;
+        q = take(p.heads * round_up(p.rows, kRows) * q_words);
         sums = take(p.rows * p.heads * v_width);
-        kt = take(p.format == LONGBOW_BF16 ? round_up(p.d_qk, 32) * kKeys : 0);
-        v = take(p.format == LONGBOW_BF16 ? kKeys * v_width : 0);
+        kt = take(widens<N>(p) ? round_up(p.d_qk, 32) * kKeys : 0);
+        v = take(widens<N>(p) ? kKeys * v_width : 0);
         weights = take(kRows * kKeys);
         window = take(round_up(p.key_end - p.key_begin, kKeys) + p.rows + 2 * kKeys);
         mixed = take(p.rows * kKeys);
@@ -34,7 +43,10 @@ struct Layout {
     }
 };
 
-uint64_t scratch_floats(const LongbowAttention& p) { return static_cast<uint64_t>(Layout(p).total); }
+template <class N>
+uint64_t scratch_floats(const LongbowAttention& p) {
+    return static_cast<uint64_t>(Layout<N>(p).total);
+}
 
 // Rows of pairs of bf16 to two rows of floats each: the lower halves first.
 void widen(const uint32_t* from, int64_t rows, int64_t width, float* to) {
@@ -47,18 +59,18 @@ void widen(const uint32_t* from, int64_t rows, int64_t width, float* to) {
 }
 
 // One tile at work: parameters, scratch, and the loops.
+template <class N>
 class Tile {
   public:
     explicit Tile(const LongbowAttention& p)
         : p_(p), at_(p), s_(p.scratch),
           bias_(p, s_ + at_.window, s_ + at_.mixed, reinterpret_cast<RowBias*>(s_ + at_.row_bias)) {
         fill(s_ + at_.sums, s_ + at_.sums + p.rows * p.heads * at_.v_width, 0.0f);
-        // Head by head in blocks of kRows rows, column by column, times alpha and -log2(e).
+        // Head by head in blocks of kRows rows, word by word, times alpha and -log2(e).
         for (int64_t h = 0; h < p.heads; ++h) {
             for (int64_t r = 0; r < p.rows; ++r) {
                 const float* from = p.q + r * p.q_stride + h * p.d_qk;
-                float* to = queries(h, r / kRows * kRows) + r % kRows;
-                for (int64_t c = 0; c < p.d_qk; ++c) to[c * kRows] = from[c] * (p.alpha * kMinusLog2e);
+                N::queries(from, p.d_qk, p.alpha * kMinusLog2e, queries(h, r / kRows * kRows) + r % kRows);
             }
         }
     }
@@ -94,13 +106,13 @@ class Tile {
 
   private:
     // Queries of the block of kRows rows that starts at row r.
-    float* queries(int64_t h, int64_t r) const { return s_ + at_.q + (h * round_up(p_.rows, kRows) + r) * p_.d_qk; }
+    float* queries(int64_t h, int64_t r) const { return s_ + at_.q + (h * round_up(p_.rows, kRows) + r) * at_.q_words; }
 
     void head(int64_t h, int64_t key, const Step& step, const uint32_t* panel, const RowBias* bias, Prefetch prefetch) {
         const HeadWords words = head_words(p_, step.panel_keys);
         const float* kt = reinterpret_cast<const float*>(panel);
         const float* v = kt + words.k;
-        if (p_.format == LONGBOW_BF16) {
+        if (widens<N>(p_)) {
             widen(panel, words.k / step.panel_keys, step.panel_keys, s_ + at_.kt);
             widen(panel + words.k, step.panel_keys / 2, at_.v_width, s_ + at_.v);
             kt = s_ + at_.kt;
@@ -117,24 +129,27 @@ class Tile {
                 if (seen <= 0) continue;
                 ragged = larger(0, seen - (last - (rows - 1)));
             }
-            prefetch.some();
-            head_step({queries(h, r), p_.d_qk, kt, step.panel_keys, bias + r, v, at_.v_width,
-                       s_ + at_.sums + (r * p_.heads + h) * at_.v_width, p_.heads * at_.v_width, s_ + at_.weights, seen, ragged},
-                      rows);
+            prefetch.share();
+            float* const sums = s_ + at_.sums + (r * p_.heads + h) * at_.v_width;
+            head_step<N>({queries(h, r), at_.q_words, kt, step.panel_keys, bias + r, v, at_.v_width, sums, p_.heads * at_.v_width,
+                          s_ + at_.weights, seen, ragged, &prefetch},
+                         rows);
         }
     }
 
     const LongbowAttention& p_;
-    const Layout at_;
+    const Layout<N> at_;
     float* const s_;
     TileBias bias_;
 };
 
+template <class N>
 int32_t attention(const LongbowAttention& p) {
     if (p.size != sizeof(LongbowAttention)) return LONGBOW_BAD_SIZE;
-    const int32_t refused = check(p, scratch_floats(p));
+    if (N::kEach == 2 && p.format != LONGBOW_BF16) return LONGBOW_BAD_SHAPE;
+    const int32_t refused = check(p, scratch_floats<N>(p));
     if (refused != LONGBOW_OK) return refused;
-    return Tile(p).run() ? LONGBOW_OK : LONGBOW_BAD_KEYS;
+    return Tile<N>(p).run() ? LONGBOW_OK : LONGBOW_BAD_KEYS;
 }
 
 // x * sigmoid(x), in place.

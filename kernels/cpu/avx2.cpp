@@ -87,8 +87,8 @@ struct Vec {
 #include "attention.hpp"
 #include "product.hpp"
 
-extern "C" uint64_t longbow_attention_scratch_avx2(const LongbowAttention* params) { return scratch_floats(*params); }
-extern "C" int32_t longbow_attention_avx2(const LongbowAttention* params) { return attention(*params); }
+extern "C" uint64_t longbow_attention_scratch_avx2(const LongbowAttention* params) { return scratch_floats<Floats>(*params); }
+extern "C" int32_t longbow_attention_avx2(const LongbowAttention* params) { return attention<Floats>(*params); }
 extern "C" void longbow_silu_avx2(float* x, size_t len) { silu(x, len); }
 extern "C" int32_t longbow_product_avx2(const LongbowProduct* params) { return product(*params); }
 extern "C" int32_t longbow_norm_avx2(const LongbowNorm* params) { return norm(*params); }

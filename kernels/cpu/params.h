@@ -103,9 +103,11 @@ static_assert(sizeof(LongbowNorm) == 96, "as in src/ffi.rs");
 extern "C" {
 uint64_t longbow_attention_scratch_avx2(const LongbowAttention* params);
 uint64_t longbow_attention_scratch_avx512(const LongbowAttention* params);
+uint64_t longbow_attention_scratch_avx512bf16(const LongbowAttention* params);
 uint64_t longbow_attention_scratch_amx(const LongbowAttention* params);
 int32_t longbow_attention_avx2(const LongbowAttention* params);
 int32_t longbow_attention_avx512(const LongbowAttention* params);
+int32_t longbow_attention_avx512bf16(const LongbowAttention* params);
 int32_t longbow_attention_amx(const LongbowAttention* params);
 int32_t longbow_attention_amx_model(const LongbowAttention* params);
 int32_t longbow_product_avx2(const LongbowProduct* params);

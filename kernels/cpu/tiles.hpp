@@ -6,6 +6,7 @@
 #pragma once
 #include "tile_ops.hpp"
 #include "blocks.hpp"
+#include "bf16.hpp"
 #include "bias.hpp"
 #include "walk.hpp"
 #include "ends.hpp"
@@ -45,18 +46,6 @@ struct TileLayout {
 };
 
 uint64_t tile_scratch_floats(const LongbowAttention& p) { return static_cast<uint64_t>(TileLayout(p).total); }
-
-// The gate for weights that will be rounded to bf16: relative error 7.5e-5 of the polynomial and 6e-5 of the
-// approximate reciprocal; bf16 itself loses up to 2e-3.
-inline __m512 gate_bf16(__m512 z) {
-    z = _mm512_min_ps(_mm512_set1_ps(126.0f), z);
-    const __m512 f = _mm512_reduce_ps(z, 0x09);  // z - floor(z)
-    __m512 p = _mm512_set1_ps(7.802387e-2f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.260669e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.958343e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.999251e-1f));
-    return _mm512_mul_ps(z, _mm512_rcp14_ps(_mm512_add_ps(_mm512_scalef_ps(p, z), _mm512_set1_ps(1.0f))));
-}
 
 class TileRun {
   public:
@@ -197,7 +186,9 @@ class TileRun {
                 const __m512 a = _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(from + j), _mm512_loadu_ps(bias.at + j)), plus);
                 const __m512 b =
                     _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(from + j + 16), _mm512_loadu_ps(bias.at + j + 16)), plus);
-                __m512i pair = (__m512i)_mm512_cvtne2ps_pbh(gate_bf16(b), gate_bf16(a));
+                __m512 z[2] = {a, b};
+                gate_bf16<2>(z);
+                __m512i pair = (__m512i)_mm512_cvtne2ps_pbh(z[1], z[0]);
                 if (!whole) pair = _mm512_maskz_mov_epi16(first32(keys - j), pair);
                 _mm512_store_si512(to + j / 2, pair);
             }

@@ -62,21 +62,4 @@ class Cursor {
     int64_t row_;
 };
 
-// Brings the next head's panel into the second-level cache, a few lines for each block of rows.
-class Prefetch {
-  public:
-    Prefetch(const uint32_t* from, const uint32_t* to, int64_t blocks)
-        : at_(from), to_(to), each_(round_up((to - from + blocks - 1) / larger(1, blocks), 16)) {}
-
-    void some() {
-        const uint32_t* until = to_ - at_ < each_ ? to_ : at_ + each_;
-        for (; at_ < until; at_ += 16) _mm_prefetch(reinterpret_cast<const char*>(at_), _MM_HINT_T1);
-    }
-
-  private:
-    const uint32_t* at_;
-    const uint32_t* to_;
-    int64_t each_;
-};
-
 }  // namespace

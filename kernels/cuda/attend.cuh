@@ -3,6 +3,8 @@
 // 2 (l % 4) and the next; entry 4 n + 2 half + e is row g + 8 half, column 8 n + 2 (l % 4) + e. `wgmma` uses the same
 // layout. The functions take the fragment's first column in the page.
 #pragma once
+#include <type_traits>
+
 #include "device.cuh"
 
 namespace longbow {
@@ -123,11 +125,12 @@ LONGBOW_FN void time_bias_by_cell(float (&b)[KEYS / 2], const LongbowTimeBias& t
     for (int n = 0; n < KEYS / 8; ++n) {
         LONGBOW_UNROLL
         for (int e = 0; e < 2; ++e) {
-            // Truncated to 32 bits, the difference is still exact where the span fits.
-            const Int t = static_cast<Int>(page.times[column + 8 * n + 2 * (lane % 4) + e]);
+            // Truncated to 32 bits, the difference is still exact where the span fits: without a sign, so that it may wrap.
+            using Bits = std::make_unsigned_t<Int>;
+            const Bits t = static_cast<Bits>(page.times[column + 8 * n + 2 * (lane % 4) + e]);
             LONGBOW_UNROLL
             for (int half = 0; half < (CAUSAL ? 2 : 1); ++half) {
-                const Int d = static_cast<Int>(static_cast<Int>(rows.next[half]) - t);
+                const Int d = static_cast<Int>(static_cast<Bits>(rows.next[half]) - t);
                 const float weight = weight_of(table, d < 0 ? static_cast<Int>(-d) : d);
                 b[4 * n + 2 * half + e] += weight;
                 if (!CAUSAL) b[4 * n + 2 + e] += weight;

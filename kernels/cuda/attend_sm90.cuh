@@ -14,6 +14,13 @@ namespace longbow {
 
 constexpr int kThreads90 = 384;
 constexpr int kStages90 = 4;
+constexpr int kLoadRegisters = 40;      // of each thread of the warpgroup that loads
+constexpr int kComputeRegisters = 232;  // of those that compute
+
+// The compiler gives every thread what the bounds of the launch allow, in eights; warpgroups then share that out anew. With one
+// register too many the second of them would wait for ever.
+constexpr int kLaunchRegisters = (1 << 16) / kThreads90 / 8 * 8;
+static_assert(128 * kLoadRegisters + 256 * kComputeRegisters <= kThreads90 * kLaunchRegisters, "registers of a block");
 
 // A tile of 64 rows x 128 columns as the copy engine writes it: boxes of 64 rows, each of at most 64 columns (one swizzle).
 template <int HD>
@@ -182,47 +189,60 @@ struct Attend90 {
 
     LONGBOW_FN void units(const LongbowWork& w, const WarpRows& rows, int group, int mine, int loaded,
                           float (&o)[kHeads][HD / 2]) {
-        const int limit = lowest_limit<CAUSAL>(w, rows);
-        float s[32], b[32];
-        uint32_t prob[2][16];
+        float s[32];
         barrier_wait(&shared.full[loaded % kStages90], loaded / kStages90 & 1);
         start_scores(s, group, 0, loaded % kStages90);
         wgmma_wait<0>();
         settle(s);
-        constexpr int kTurns = kHeads == 1 ? 2 : 1;  // pages until the first fragment has its turn again
-        for (int page = 0; page < mine; page += kTurns) {
-            LONGBOW_UNROLL
-            for (int turn = 0; turn < kTurns; ++turn) {
-                if (page + turn >= mine) break;
-                const int at = loaded + page + turn, stage = at % kStages90;
-                LONGBOW_UNROLL
-                for (int h = 0; h < kHeads; ++h) {
-                    uint32_t (&now)[16] = prob[(turn * kHeads + h) & 1];
-                    if (BIAS && h == 0) {
-                        bias_fragment<CAUSAL, kPage>(b, shared.time_bias, shared.bias[stage], shared.times[stage], rows,
-                                                     0, lane);
-                    }
-                    activate<BIAS, kPage>(s, b, p.half_alpha, rows, limit, w.key_begin + (page + turn) * kPage, lane,
-                                          now);
-                    int next_stage = stage;
-                    if (h + 1 == kHeads && page + turn + 1 < mine) {
-                        next_stage = (at + 1) % kStages90;
-                        barrier_wait(&shared.full[next_stage], (at + 1) / kStages90 & 1);
-                    }
-                    // After the last unit these scores are not used: cheaper than a branch around a wgmma.
-                    start_scores(s, group, (h + 1) % kHeads, next_stage);
-                    start_values(o[h], now, h, stage);
-                    wgmma_wait<1>();
-                    settle(s);
-                    // The values of the page before are done by now.
-                    if (h == 0 && page + turn > 0) release((at - 1) % kStages90);
-                }
-            }
-        }
+        uint32_t first[16] = {}, second[16] = {};
+        all_pages(w, rows, group, mine, loaded, o, s, first, second);
         wgmma_wait<0>();
+        settle(first);
+        settle(second);
         LONGBOW_UNROLL
         for (int h = 0; h < kHeads; ++h) settle(o[h]);
         release((loaded + mine - 1) % kStages90);
+    }
+
+    // `s` holds the first unit's scores. Fragments of probabilities change with every unit, also from one page to the next: with
+    // one head a page, two pages are written out, each with its own.
+    LONGBOW_FN void all_pages(const LongbowWork& w, const WarpRows& rows, int group, int mine, int loaded,
+                              float (&o)[kHeads][HD / 2], float (&s)[32], uint32_t (&first)[16], uint32_t (&second)[16]) {
+        const int limit = lowest_limit<CAUSAL>(w, rows);
+        for (int page = 0;;) {
+            one_page(w, rows, limit, group, page, mine, loaded, o, s, first, second);
+            if (++page == mine) return;
+            if (kHeads == 1) {
+                one_page(w, rows, limit, group, page, mine, loaded, o, s, second, first);
+                if (++page == mine) return;
+            }
+        }
+    }
+
+    LONGBOW_FN void one_page(const LongbowWork& w, const WarpRows& rows, int limit, int group, int page, int mine, int loaded,
+                             float (&o)[kHeads][HD / 2], float (&s)[32], uint32_t (&even)[16], uint32_t (&odd)[16]) {
+        const int at = loaded + page, stage = at % kStages90;
+        float b[32];
+        if (BIAS) bias_fragment<CAUSAL, kPage>(b, shared.time_bias, shared.bias[stage], shared.times[stage], rows, 0, lane);
+        LONGBOW_UNROLL
+        for (int h = 0; h < kHeads; ++h) {
+            uint32_t (&now)[16] = h % 2 ? odd : even;
+            uint32_t (&before)[16] = h % 2 ? even : odd;
+            activate<BIAS, kPage>(s, b, p.half_alpha, rows, limit, w.key_begin + page * kPage, lane, now);
+            int next_stage = stage;
+            if (h + 1 == kHeads && page + 1 < mine) {
+                next_stage = (at + 1) % kStages90;
+                barrier_wait(&shared.full[next_stage], (at + 1) / kStages90 & 1);
+            }
+            // After the last unit these scores are not used: cheaper than a branch around a wgmma.
+            start_scores(s, group, (h + 1) % kHeads, next_stage);
+            start_values(o[h], now, h, stage);
+            wgmma_wait<1>();
+            settle(s);
+            // The values of the unit before are done by now, and no sooner: until here their fragment had to stay as it was.
+            settle(before);
+            if (h == 0 && page > 0) release((at - 1) % kStages90);
+        }
     }
 };
 
@@ -254,11 +274,11 @@ LONGBOW_FN void attend_sm90(const LongbowAttend& p, const TensorMap* q_map, cons
     sync_block();
     Attend90<HD, BIAS, CAUSAL> attend{p, q_map, kv_map, shared, thread, lane};
     if (warp < 4) {
-        registers_down<40>();
+        registers_down<kLoadRegisters>();
         if (thread == 0) attend.copy_tiles();
         if (BIAS && warp == 1) attend.copy_bias();
     } else {
-        registers_up<232>();
+        registers_up<kComputeRegisters>();
         int loaded = 0;
         for (int round = 0; snake(round) < p.work_count; ++round) {
             const LongbowWork w = work_at(p, snake(round));

@@ -5,7 +5,7 @@
 #ifdef LONGBOW_HOST
 using longbow::TensorMap;
 #elif !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     unsigned char opaque[128];
 };
 #else

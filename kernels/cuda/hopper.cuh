@@ -16,7 +16,8 @@ enum class Swizzle : uint32_t { k128 = 1, k64 = 2 };
 
 namespace longbow {
 
-struct alignas(64) TensorMap {
+// The engine wants 64 bytes of alignment; CUDA 13's own type has 128.
+struct alignas(128) TensorMap {
     unsigned char opaque[128];
 };
 
@@ -71,6 +72,12 @@ template <int COUNT>
 LONGBOW_FN void settle(float (&d)[COUNT]) {
     LONGBOW_UNROLL
     for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+// Keeps the compiler from using the registers of an operand for anything else before the wait that ends its product.
+template <int COUNT>
+LONGBOW_FN void settle(uint32_t (&a)[COUNT]) {
+    LONGBOW_UNROLL
+    for (int i = 0; i < COUNT; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 #define LONGBOW_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])

@@ -58,9 +58,11 @@ mod native {
     unsafe extern "C" {
         fn longbow_attention_scratch_avx2(params: *const Params) -> u64;
         fn longbow_attention_scratch_avx512(params: *const Params) -> u64;
+        fn longbow_attention_scratch_avx512bf16(params: *const Params) -> u64;
         fn longbow_attention_scratch_amx(params: *const Params) -> u64;
         fn longbow_attention_avx2(params: *const Params) -> i32;
         fn longbow_attention_avx512(params: *const Params) -> i32;
+        fn longbow_attention_avx512bf16(params: *const Params) -> i32;
         fn longbow_attention_amx(params: *const Params) -> i32;
         fn longbow_attention_amx_model(params: *const Params) -> i32;
         fn longbow_amx_permit() -> i32;
@@ -168,8 +170,9 @@ mod native {
         let (floats, kernel): (Scratched, Kernel) = match (isa, tile.format()) {
             (Isa::Amx, KvFormat::Bf16) => (longbow_attention_scratch_amx, longbow_attention_amx),
             (Isa::AmxModel, KvFormat::Bf16) => (longbow_attention_scratch_amx, longbow_attention_amx_model),
-            (Isa::Avx512 | Isa::Amx | Isa::AmxModel, _) => (longbow_attention_scratch_avx512, longbow_attention_avx512),
-            _ => (longbow_attention_scratch_avx2, longbow_attention_avx2),
+            (Isa::Avx512Bf16, KvFormat::Bf16) => (longbow_attention_scratch_avx512bf16, longbow_attention_avx512bf16),
+            (Isa::Portable | Isa::Avx2, _) => (longbow_attention_scratch_avx2, longbow_attention_avx2),
+            _ => (longbow_attention_scratch_avx512, longbow_attention_avx512),
         };
         let timed = scoring.bias.is_some();
         let mut params = params(shape, scoring, tile);

@@ -22,7 +22,7 @@ pub enum KvFormat {
     /// As they were computed.
     #[default]
     F32,
-    /// Rounded to bfloat16 (8 bits of precision): half the memory. CPUs with AMX multiply in it; others widen it.
+    /// Rounded to bfloat16 (8 bits of precision): half the memory. CPUs with AVX-512 BF16 or AMX multiply in it; others widen it.
     Bf16,
 }
 

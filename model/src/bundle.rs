@@ -54,12 +54,12 @@ pub enum BundleError {
         file: String,
     },
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file is larger than its limit.
     #[error("`{file}` has {bytes} bytes, more than the limit of {limit}")]
@@ -90,16 +90,16 @@ pub enum BundleError {
         found: String,
     },
     /// A file of tensors was refused.
-    #[error("`{file}`: {source}")]
+    #[error("`{file}`: {cause}")]
     Load {
         /// The file.
         file: &'static str,
         /// Why.
-        source: LoadError,
+        cause: LoadError,
     },
     /// The self-check cannot be run.
     #[error("`self-check.safetensors`: {0}")]
-    SelfCheck(#[from] GoldenError),
+    SelfCheck(GoldenError),
     /// The model does not compute what the self-check says.
     #[error(
         "the self-check failed: {} of history {}, row {}: relative error {:.1e}, allowed {:.1e}",
@@ -116,7 +116,19 @@ pub enum BundleError {
     Exists(PathBuf),
     /// The reference encoder could not record outputs.
     #[error("record the self-check: {0}")]
-    Record(#[from] EncodeError),
+    Record(EncodeError),
+}
+
+impl From<GoldenError> for BundleError {
+    fn from(cause: GoldenError) -> Self {
+        Self::SelfCheck(cause)
+    }
+}
+
+impl From<EncodeError> for BundleError {
+    fn from(cause: EncodeError) -> Self {
+        Self::Record(cause)
+    }
 }
 
 impl BundleError {
@@ -146,7 +158,7 @@ impl Bundle {
 
     /// A safetensors file as it is: no self-check, identity calibration, features unknown.
     fn bare(path: &Path) -> Result<Self, BundleError> {
-        let model = Model::load(path).map_err(|source| BundleError::Load { file: MODEL, source })?;
+        let model = Model::load(path).map_err(|cause| BundleError::Load { file: MODEL, cause })?;
         let name = path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
         Ok(Self { name, manifest: None, model: Arc::new(model), recorded: None })
     }
@@ -159,17 +171,17 @@ impl Bundle {
             }
         }
         let path = dir.join(MODEL);
-        let checked = load::file(&path).map_err(|source| BundleError::Load { file: MODEL, source })?;
+        let checked = load::file(&path).map_err(|cause| BundleError::Load { file: MODEL, cause })?;
         manifest.check_hash(MODEL, checked.hasher.clone())?;
         let mut hasher = checked.hasher.clone();
-        let model = Model::from_checked(checked).map_err(|source| BundleError::Load { file: MODEL, source })?;
+        let model = Model::from_checked(checked).map_err(|cause| BundleError::Load { file: MODEL, cause })?;
         manifest.check_model(&model)?;
         manifest.write_served(&mut hasher);
         let model = model.calibrated(&manifest.scales(), Version(hasher.finalize().into()));
         let recorded = if dir.join(SELF_CHECK).exists() {
             let bytes = small(dir, SELF_CHECK, SELF_CHECK_BYTES_MAX)?;
             manifest.check_hash(SELF_CHECK, Sha256::new().chain_update(&bytes))?;
-            Some(load::recorded(&bytes).map_err(|source| BundleError::Load { file: SELF_CHECK, source })?)
+            Some(load::recorded(&bytes).map_err(|cause| BundleError::Load { file: SELF_CHECK, cause })?)
         } else {
             None
         };
@@ -243,9 +255,9 @@ fn judged(report: Report) -> Result<Report, BundleError> {
 /// Reads a whole file of at most `limit` bytes.
 fn small(dir: &Path, file: &'static str, limit: u64) -> Result<Vec<u8>, BundleError> {
     let path = dir.join(file);
-    let io = |source: std::io::Error| match source.kind() {
+    let io = |cause: std::io::Error| match cause.kind() {
         std::io::ErrorKind::NotFound => BundleError::Missing { dir: dir.to_owned(), file: file.to_owned() },
-        _ => BundleError::Io { path: path.clone(), source },
+        _ => BundleError::Io { path: path.clone(), cause },
     };
     let opened = File::open(&path).map_err(io)?;
     let mut bytes = Vec::new();

@@ -85,20 +85,16 @@ impl StateCache {
         self.places.get(key).and_then(|&place| self.entries[place].as_ref()).map(|entry| &entry.state)
     }
 
-    /// Puts a state in as the most recently used, then drops the least recently used ones until the budget
-    /// holds. A state larger than the whole budget is not kept.
-    pub fn put(&mut self, key: StateKey, state: UserState) {
+    /// Puts a state in as the most recently used, then takes the least recently used ones out until the budget
+    /// holds, and gives them back. A state larger than the whole budget is not kept.
+    pub fn put(&mut self, key: StateKey, state: UserState) -> Vec<(StateKey, UserState)> {
         self.remove(&key);
         let bytes = state.bytes() + ENTRY_BYTES;
         if bytes > self.budget {
             self.stats.evictions += 1;
-            return;
+            return vec![(key, state)];
         }
-        while self.bytes + bytes > self.budget {
-            let Some(key) = self.oldest_key() else { break };
-            self.remove(&key);
-            self.stats.evictions += 1;
-        }
+        let evicted = self.make_room(bytes);
         let place = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             self.entries.len() - 1
@@ -111,6 +107,18 @@ impl StateCache {
         }
         self.places.insert(key, place);
         self.bytes += bytes;
+        evicted
+    }
+
+    /// Takes the least recently used states out until a state of `bytes` bytes fits, and gives them back.
+    pub fn make_room(&mut self, bytes: usize) -> Vec<(StateKey, UserState)> {
+        let mut evicted = Vec::new();
+        while self.bytes.saturating_add(bytes) > self.budget {
+            let Some(key) = self.oldest_key() else { break };
+            evicted.extend(self.remove(&key).map(|state| (key, state)));
+            self.stats.evictions += 1;
+        }
+        evicted
     }
 
     /// Drops a state; gives it back where there was one.

@@ -78,8 +78,8 @@ impl CpuEncoder {
         Self { model, engine, weights, format, scratch: Scratch::default(), lists: Lists::default() }
     }
 
-    /// The same encoder, with new states kept in `format`: bfloat16 takes half the memory, and on a CPU with AMX a fraction of
-    /// the time. Its error is at most twice that of the plain computation in bf16, and 1e-3 ([`crate::golden::check_bf16`]).
+    /// The same encoder, with new states kept in `format`: bfloat16 takes half the memory, and on a CPU that multiplies it a
+    /// fraction of the time. Its error is at most twice that of the plain computation in bf16, and 1e-3 ([`crate::golden::check_bf16`]).
     #[must_use]
     pub fn keeping(self, format: KvFormat) -> Self {
         Self { format, ..self }

@@ -9,6 +9,7 @@ mod pages;
 mod pass;
 mod place;
 mod stage;
+mod tier;
 mod weights;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use longbow_kernels::cuda::{CudaEngine, CudaError};
 
 use crate::config::Config;
-use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores, check_finish, check_version};
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, HostTier, Score, Scores, check_finish, check_version};
 use crate::items::{ItemTable, l2_normalise};
 use crate::model::{Model, Version};
 use crate::state::{Block, Encoded, UserState};
@@ -28,6 +29,7 @@ pub(crate) use pages::DevicePages;
 pub use pages::PagePool;
 use pass::{Batch, Kind, Pass, Scratch, Started};
 use place::Placed;
+use tier::HostStore;
 use weights::Weights;
 
 /// Most rows of one pass over all jobs: bounds the scratch memory. Half of them may be of one job: a whole long history.
@@ -43,6 +45,7 @@ pub struct CudaEncoder {
     items: ItemMirror,
     scratch: Scratch,
     pass_rows: usize,
+    host: Option<HostStore>,
 }
 
 /// Some candidates of a job, by its place among the jobs.
@@ -63,7 +66,16 @@ impl CudaEncoder {
         let weights = Weights::new(&model, &engine)?;
         let pool = PagePool::new(engine.device(), weights.shape, weights.layers.len(), state_bytes)?;
         let scratch = Scratch::new(engine.device())?;
-        Ok(Self { model, engine, weights, pool, items: ItemMirror::default(), scratch, pass_rows: PASS_ROWS })
+        Ok(Self {
+            model,
+            engine,
+            weights,
+            pool,
+            items: ItemMirror::default(),
+            scratch,
+            pass_rows: PASS_ROWS,
+            host: None,
+        })
     }
 
     /// The same with at most `rows` rows in one pass, instead of 32,768: less scratch memory, more passes.
@@ -146,7 +158,7 @@ impl CudaEncoder {
     }
 
     fn holds(&self, pages: Option<&DevicePages>) -> bool {
-        pages.is_some_and(|pages| Arc::ptr_eq(&pages.pool, &self.pool))
+        pages.is_some_and(|pages| Arc::ptr_eq(&pages.pool, &self.pool) && pages.parked.is_empty())
     }
 
     /// One pass of [`Encoder::advance`]: the next slice of each job with the first job's item table that fits. It may still
@@ -390,5 +402,16 @@ impl Encoder for CudaEncoder {
             self.take_scores(last, slices, &mut scores)?;
         }
         Ok(scores)
+    }
+    fn host_tier(&self) -> Option<HostTier> {
+        self.host.as_ref().map(HostStore::tier)
+    }
+
+    fn park(&mut self, state: &mut UserState) -> bool {
+        self.park_pages(state).unwrap_or(false)
+    }
+
+    fn unpark(&mut self, state: &mut UserState) -> Result<(), EncodeError> {
+        self.unpark_pages(state)
     }
 }

@@ -3,6 +3,8 @@
 //! A request is: [`Encoder::advance`] until the user's state holds every final row of the window, then
 //! [`Encoder::finish`] for the last row (the retrieval query), then [`Encoder::score`] for the candidates.
 
+use std::time::Duration;
+
 use crate::config::Config;
 use crate::items::ItemTable;
 use crate::model::Version;
@@ -186,6 +188,35 @@ impl Scores {
     }
 }
 
+/// Host memory beside a device's own, for the K/V of users whom the device has no room for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HostTier {
+    /// Bytes set aside for K/V.
+    pub bytes: usize,
+    /// Bytes a second from there to the device, as measured.
+    pub rate: f64,
+}
+
+/// What a reload takes beside its bytes: the calls, and the wait for their end.
+const RELOAD_FIXED: Duration = Duration::from_micros(50);
+
+impl HostTier {
+    /// Time in which `bytes` bytes come back to the device.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one user are far below 2^52")]
+    pub fn reload(&self, bytes: usize) -> Duration {
+        // A rate that is none is "never", and keeps the conversion from overflowing.
+        let seconds = bytes as f64 / self.rate.max(1.0);
+        RELOAD_FIXED + Duration::from_secs_f64(seconds.clamp(0.0, 3_600.0))
+    }
+
+    /// Whether `bytes` bytes come back sooner than they are computed anew.
+    #[must_use]
+    pub fn pays(&self, bytes: usize, recompute: Duration) -> bool {
+        self.reload(bytes) < recompute
+    }
+}
+
 /// Encodes histories and scores candidates.
 ///
 /// A job's result depends on nothing but that job, bit for bit: neither on the other jobs of the call nor on
@@ -222,4 +253,23 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EncodeError`], among them [`EncodeError::NoHeads`].
     fn score(&mut self, jobs: &[Score<'_>]) -> Result<Vec<Scores>, EncodeError>;
+
+    /// Host memory for states that the device has no room for; none where states are in host memory anyway, or none is set aside.
+    fn host_tier(&self) -> Option<HostTier> {
+        None
+    }
+
+    /// Moves a state's K/V from the device to the host memory set aside for that, where [`Encoder::unpark`] finds them; it is of
+    /// no use to the other calls meanwhile. False, and the state as it was, where there is no such memory left.
+    fn park(&mut self, _state: &mut UserState) -> bool {
+        false
+    }
+
+    /// Brings the K/V of a state back that [`Encoder::park`] took away; a state that has them stays as it is.
+    ///
+    /// # Errors
+    /// [`EncodeError::Kernel`], among others where the device has no room; the state is as it was then.
+    fn unpark(&mut self, _state: &mut UserState) -> Result<(), EncodeError> {
+        Ok(())
+    }
 }

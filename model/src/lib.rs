@@ -38,7 +38,7 @@ pub use bundle::Bundle;
 pub use cache::{CacheStats, StateCache, StateKey};
 pub use config::{Config, ConfigError, Flavour, StuConfig};
 pub use cpu::{CpuEncoder, CpuStuEncoder, Stage, StageClock};
-pub use encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+pub use encoder::{Advance, EncodeError, Encoder, Finish, HostTier, Score, Scores};
 pub use items::{ItemError, ItemTable};
 pub use load::{LoadError, Tensor};
 pub use model::{Model, StuModel, Version};

@@ -32,12 +32,12 @@ const GOLDEN: &str = "golden.";
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The file ends early.
     #[error("the file is truncated: {found} bytes of {expected}")]
@@ -189,7 +189,7 @@ impl Checked {
 
 /// Reads a file: nothing but the header is read until names and shapes hold.
 pub(crate) fn file(path: &Path) -> Result<Checked, LoadError> {
-    let io = |source| LoadError::Io { path: path.to_owned(), source };
+    let io = |cause| LoadError::Io { path: path.to_owned(), cause };
     let mut file = File::open(path).map_err(io)?;
     let file_len = file.metadata().map_err(io)?.len();
     if file_len > FILE_BYTES_MAX {

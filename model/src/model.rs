@@ -144,7 +144,7 @@ impl Model {
     /// [`LoadError::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), LoadError> {
         let path = path.as_ref();
-        let io = |source| LoadError::Io { path: path.to_owned(), source };
+        let io = |cause| LoadError::Io { path: path.to_owned(), cause };
         let bytes = self.to_bytes()?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");

@@ -87,6 +87,15 @@ impl UserState {
         size_of::<Self>() + held
     }
 
+    /// Bytes of K/V on a device, or parked beside it; 0 for a state in the memory of the CPU.
+    #[must_use]
+    pub fn device_bytes(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        return self.device.as_ref().map_or(0, crate::cuda::DevicePages::bytes);
+        #[cfg(not(feature = "cuda"))]
+        0
+    }
+
     /// Rows of this state, from the first, that are right for `window`: same events and same next times.
     /// Never more than the window's own final rows (its length less one).
     #[must_use]

@@ -17,12 +17,14 @@ mod plans;
 mod records;
 mod requests;
 mod routes;
+mod tags;
 mod tokens;
 
 pub use audit::{Audit, AuditError};
 pub use openapi::OPENAPI;
 pub use records::merge_patch;
 pub use routes::Admin;
+pub use tags::{IfMatch, tag_of};
 pub use tokens::{Caller, Role, TokenError, Tokens};
 
 use crate::app::App;
@@ -112,6 +114,9 @@ pub enum CatalogError {
     /// Creating an id that exists.
     #[error("a record with this id exists; PUT replaces it")]
     Exists,
+    /// The record is not the version that the change was made from.
+    #[error("the record is not (or no longer) the version in if-match: read it again, and change that")]
+    Changed,
     /// Other records stand in the way: an item that a plan still sells, for example.
     #[error("{0}")]
     Conflict(String),
@@ -132,8 +137,9 @@ impl CatalogError {
             Self::Invalid(error) => Fault::invalid(error.field.clone(), error.fault.clone()),
             Self::NotFound => Fault::new(StatusCode::NOT_FOUND, "not_found", text),
             Self::Exists => Fault::new(StatusCode::CONFLICT, "exists", text),
+            Self::Changed => Fault::new(StatusCode::PRECONDITION_FAILED, "changed", text),
             Self::Conflict(_) => Fault::new(StatusCode::CONFLICT, "conflict", text),
-            Self::Overloaded => Fault::too_many(text, 1),
+            Self::Overloaded => Fault::overloaded(text, 1),
             Self::Unavailable(_) => Fault::unavailable(text, 1),
         }
     }
@@ -147,20 +153,27 @@ pub trait CatalogAdmin: Send + Sync + 'static {
     /// One record.
     fn get(&self, kind: Kind, id: &str) -> impl Future<Output = Result<Value, CatalogError>> + Send;
 
-    /// Writes a record whose `id` field is `id`.
+    /// Writes a record whose `id` field is `id`. The condition is looked at in the same step, here and below.
     fn put(
         &self,
         kind: Kind,
         id: &str,
         record: Value,
-        mode: WriteMode,
+        how: (WriteMode, &IfMatch),
     ) -> impl Future<Output = Result<Written, CatalogError>> + Send;
 
     /// Changes fields of a record ([`merge_patch`], RFC 7396) in one step.
-    fn patch(&self, kind: Kind, id: &str, patch: Value) -> impl Future<Output = Result<Written, CatalogError>> + Send;
+    fn patch(
+        &self,
+        kind: Kind,
+        id: &str,
+        patch: Value,
+        if_match: &IfMatch,
+    ) -> impl Future<Output = Result<Written, CatalogError>> + Send;
 
     /// Removes a record.
-    fn delete(&self, kind: Kind, id: &str) -> impl Future<Output = Result<(), CatalogError>> + Send;
+    fn delete(&self, kind: Kind, id: &str, if_match: &IfMatch)
+    -> impl Future<Output = Result<(), CatalogError>> + Send;
 
     /// Upserts records in one durable step; one result for each, in order. A bad record does not stop the others.
     fn import(

@@ -104,6 +104,12 @@ impl App {
         Duration::from_millis(self.config.batch.deadline_margin_ms)
     }
 
+    /// When scores must be there for a request to be answered in time.
+    #[must_use]
+    pub fn score_deadline(&self, deadline: Deadline) -> Deadline {
+        Deadline(deadline.0.checked_sub(self.margin()).unwrap_or(deadline.0))
+    }
+
     /// When an encode must be done for the rest of the request to be.
     #[must_use]
     pub fn encode_deadline(&self, deadline: Deadline, now: Instant) -> Deadline {

@@ -102,8 +102,17 @@ impl Gpu {
     }
 }
 
+/// Memory for users' states.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes, in device memory where a GPU is used.
+    pub states: usize,
+    /// Bytes of host memory beside a GPU's own; 0: none.
+    pub host: usize,
+}
+
 /// The encoder of a bundle's model. `cpu` serves where no GPU does, and goes on where one is lost. A GPU must pass the bundle's
-/// self-check, as the CPU did before. `state_bytes` is the budget of users' states, in device memory where a GPU is used.
+/// self-check, as the CPU did before. `room` is for users' states.
 ///
 /// # Errors
 /// Where a GPU is demanded and cannot be used; the message says why and what to do.
@@ -112,7 +121,7 @@ pub fn build(
     cpu: CpuEncoder,
     engine: &Engine,
     device: ModelDevice,
-    state_bytes: usize,
+    room: Room,
 ) -> anyhow::Result<Built> {
     let isa = engine.isa();
     let on_cpu = |why: String, cpu: CpuEncoder| {
@@ -123,7 +132,7 @@ pub fn build(
     if device == ModelDevice::Cpu {
         return on_cpu("model.device is \"cpu\", or the CPU was taken at the start".to_owned(), cpu);
     }
-    match gpu(bundle, state_bytes) {
+    match gpu(bundle, room) {
         Ok(Some(made)) => Ok(made.with(cpu)),
         Ok(None) if device == ModelDevice::Cuda => {
             anyhow::bail!("model.device is \"cuda\", but this build has no GPU path: build with --features cuda")
@@ -158,19 +167,26 @@ impl Made {
 const SPARE_PARTS: usize = 4;
 
 #[cfg(feature = "cuda")]
-fn gpu(bundle: &Bundle, state_bytes: usize) -> anyhow::Result<Option<Made>> {
+fn gpu(bundle: &Bundle, room: Room) -> anyhow::Result<Option<Made>> {
     use anyhow::Context;
-    use longbow_kernels::cuda::{CudaEngine, DRIVER_MIN, probe};
+    use longbow_kernels::cuda::CudaEngine;
     use longbow_model::cuda::CudaEncoder;
-    let found = probe()?;
-    if found.driver < DRIVER_MIN {
-        anyhow::bail!("the NVIDIA driver is older than CUDA 13.0 needs (update it to 580 or later)");
-    }
     let engine = Arc::new(CudaEngine::new(0)?);
-    let bytes = state_bytes + state_bytes / SPARE_PARTS;
+    let bytes = room.states + room.states / SPARE_PARTS;
     let mut encoder = CudaEncoder::new(Arc::clone(bundle.model()), Arc::clone(&engine), bytes).with_context(|| {
         format!("put the model and {} MiB of user states on {}", bytes >> 20, engine.device().info())
     })?;
+    // Beside the GPU's own memory, and no reason to do without the GPU.
+    let host = match encoder.set_host_tier(room.host) {
+        Ok(()) => encoder.host_tier().map_or_else(String::new, |tier| {
+            format!("; {} MiB of host memory beside it, {:.1} GB/s", tier.bytes >> 20, tier.rate / 1e9)
+        }),
+        Err(error) if error.lost() => return Err(error).context("set host memory aside for user states"),
+        Err(error) => {
+            tracing::warn!(%error, mib = room.host >> 20, "no host memory is set aside for user states (model.host_cache_mib)");
+            String::new()
+        }
+    };
     // Kernels that compute something else on this device would bid, too: it proves itself before it serves.
     let checked =
         bundle.self_check_on_device(&mut encoder).context("the GPU does not compute what the model should")?;
@@ -178,7 +194,7 @@ fn gpu(bundle: &Bundle, state_bytes: usize) -> anyhow::Result<Option<Made>> {
         Some(report) => format!("self-check passed, error {:.1e} of {:.1e}", report.error_max(), report.tolerance),
         None => "no self-check".to_owned(),
     };
-    let path = format!("cuda ({}, {:?} kernels; {checked})", engine.device().info(), engine.form());
+    let path = format!("cuda ({}, {:?} kernels; {checked}{host})", engine.device().info(), engine.form());
     Ok(Some(Made { encoder, path }))
 }
 
@@ -195,6 +211,6 @@ impl Made {
 
 #[cfg(not(feature = "cuda"))]
 #[expect(clippy::unnecessary_wraps, reason = "the form of builds with the GPU path")]
-fn gpu(_: &Bundle, _: usize) -> anyhow::Result<Option<Made>> {
+fn gpu(_: &Bundle, _: Room) -> anyhow::Result<Option<Made>> {
     Ok(None)
 }

@@ -100,11 +100,11 @@ pub enum EventError {
         fault: &'static str,
     },
     /// Reading or writing failed.
-    #[error("event log `{file}`: {source}")]
+    #[error("event log `{file}`: {cause}")]
     Io {
         /// File or directory.
         file: String,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }

@@ -58,6 +58,20 @@ impl Id {
         &self.0
     }
 }
+impl Id {
+    /// Whether the text can stand in a path, as the id of a record must: proxies and clients take `/`, `\`, `.` and `..` for the
+    /// path's own, percent-encoded or not, and control characters never arrive.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn check_addressable(&self) -> Result<(), &'static str> {
+        let text = self.as_str();
+        if matches!(text, "." | "..") || text.contains(['/', '\\']) || text.chars().any(char::is_control) {
+            return Err("may hold any characters but /, \\ and control characters, and must not be . or ..");
+        }
+        Ok(())
+    }
+}
 impl From<&str> for Id {
     fn from(text: &str) -> Self {
         Self(text.into())

@@ -116,6 +116,14 @@ meters! {
     cache_bytes: ByLabel<Cache, Gauge> = gauges("longbow_cache_bytes", "cache");
     /// User states thrown out of the state cache for room.
     states_evicted: Counter = counter("longbow_states_evicted_total");
+    /// User states moved from the GPU to host memory for room.
+    host_tier_parked: Counter = counter("longbow_host_tier_parked_total");
+    /// User states brought back from there instead of being computed anew.
+    host_tier_hits: Counter = counter("longbow_host_tier_hits_total");
+    /// Bytes brought back.
+    host_tier_reload_bytes: Counter = counter("longbow_host_tier_reload_bytes_total");
+    /// Parked user states dropped for room.
+    host_tier_evictions: Counter = counter("longbow_host_tier_evictions_total");
     /// Work waiting in a queue, counted when it enters.
     queue_depth: ByLabel<Queue, Gauge> = gauges("longbow_queue_depth", "queue");
     /// Work refused because its queue was full.

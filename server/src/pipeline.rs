@@ -15,7 +15,7 @@ mod window;
 pub use window::{WindowCache, WindowLimits};
 
 use crate::app::{App, Generation};
-use crate::batch::{Degrade, DeviceError, EncodeRequest, ScoreRequest, UserWindow};
+use crate::batch::{Claim, Degrade, DeviceError, EncodeRequest, ScoreRequest, Ticket, UserWindow};
 use crate::catalog::{Bitmap, Catalog};
 use crate::deadline::Deadline;
 use crate::ids::{Id, ItemKey, ItemSlot};
@@ -62,6 +62,9 @@ pub enum Stop {
     /// The deadline passed.
     #[error("the deadline passed")]
     Deadline,
+    /// Overload: it cannot be in time beside the requests before it.
+    #[error("overloaded: no time is left for it before its deadline beside the requests before it")]
+    Overloaded,
     /// A queue is full: overload.
     #[error("overloaded: the {0} queue is full")]
     QueueFull(&'static str),
@@ -88,6 +91,7 @@ impl Stop {
         match self {
             Self::TooLittleTime => NoBid::TooLittleTime,
             Self::Deadline => NoBid::Deadline,
+            Self::Overloaded => NoBid::Overloaded,
             Self::QueueFull(_) => NoBid::QueueFull,
             Self::NotReady(_) => NoBid::NotReady,
             Self::Invalid { .. } | Self::Failed(_) => NoBid::Failed,
@@ -99,6 +103,7 @@ impl From<DeviceError> for Stop {
     fn from(error: DeviceError) -> Self {
         match error {
             DeviceError::QueueFull => Self::QueueFull("device"),
+            DeviceError::Overloaded => Self::Overloaded,
             DeviceError::DeadlineTooNear => Self::TooLittleTime,
             DeviceError::Expired => Self::Deadline,
             DeviceError::Cancelled => Self::NotReady("leaving"),
@@ -144,6 +149,8 @@ pub struct Understood {
     pub degrade: Degrade,
     /// Events of the history that the model could have read.
     pub events: usize,
+    /// The request's place among the promises of the device, kept until it ends.
+    ticket: Arc<Ticket>,
 }
 
 /// Key of a user in the window and state caches.
@@ -175,19 +182,24 @@ async fn load(app: &App, asked: &Asked) -> Result<(Option<u128>, Arc<History>), 
     }
 }
 
-/// Load and encode.
+/// Load and encode, for at most so many candidates to be scored afterwards. A request that cannot be in time beside those before it
+/// is refused before anything is loaded for it.
 ///
 /// # Errors
 /// [`Stop`].
 pub async fn understand(
     app: &App,
     asked: &Asked,
-    catalog: &Catalog,
+    (catalog, candidates): (&Catalog, usize),
     times: &mut StageTimes,
 ) -> Result<Understood, Stop> {
-    let (user, history) = load(app, asked).await?;
     // Taken after the catalogue's snapshot: every item of it has a row here.
     let generation = app.generation();
+    let deadline = app.encode_deadline(asked.deadline, Instant::now());
+    let candidates = if generation.tasks == 0 { 0 } else { candidates };
+    let score_by = app.score_deadline(asked.deadline).0;
+    let ticket = generation.device.claim(Claim { candidates, encode_by: deadline.0, score_by })?;
+    let (user, history) = load(app, asked).await?;
     let (user, window): (_, Arc<UserWindow>) = match user {
         None => (None, Arc::new(generation.translate(catalog, &history))),
         Some(user) => (Some(user), generation.window(user, &history, catalog)),
@@ -196,8 +208,8 @@ pub async fn understand(
     let events = window.len();
     // A clock that runs behind an event's must not turn time around: the newest event is never in the future.
     let query_time = window.times.last().map_or(asked.query_time, |&last| last.max(asked.query_time));
-    let deadline = app.encode_deadline(asked.deadline, Instant::now());
-    let reply = generation.device.encode(EncodeRequest { user, window, query_time, deadline }).await?;
+    let request = EncodeRequest { user, window, query_time, deadline, ticket: Some(Arc::clone(&ticket)) };
+    let reply = generation.device.encode(request).await?;
     times.add(Stage::EncodeWait, reply.wait);
     times.add(Stage::Encode, reply.compute);
     times.skip_to(Instant::now());
@@ -206,7 +218,7 @@ pub async fn understand(
         Some(query) => query.into(),
         None => Arc::from(&***generation.everyman.load()),
     };
-    Ok(Understood { generation, history, encoded: reply.encoded, query, degrade: reply.degrade, events })
+    Ok(Understood { generation, history, encoded: reply.encoded, query, degrade: reply.degrade, events, ticket })
 }
 
 /// The best `k` items for each filter, in the order of the filters.
@@ -236,10 +248,11 @@ pub async fn score(
     deadline: Deadline,
     times: &mut StageTimes,
 ) -> Result<Scores, Stop> {
-    let deadline = Deadline(deadline.0.checked_sub(app.margin()).unwrap_or(deadline.0));
+    let deadline = app.score_deadline(deadline);
     let generation = &understood.generation;
     let rows = generation.rows.rows(items).ok_or_else(|| Stop::Failed("an item has no row".to_owned()))?;
-    let request = ScoreRequest { encoded: Arc::clone(&understood.encoded), items: rows, deadline };
+    let (encoded, ticket) = (Arc::clone(&understood.encoded), Some(Arc::clone(&understood.ticket)));
+    let request = ScoreRequest { encoded, items: rows, deadline, ticket };
     let reply = generation.device.score(request).await?;
     times.add(Stage::ScoreWait, reply.wait);
     times.add(Stage::Score, reply.compute);

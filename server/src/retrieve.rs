@@ -95,7 +95,7 @@ pub struct SearchReply {
 /// Why there is no answer; one variant for each decision of a caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SearchError {
-    /// Overload: 429 for a feed, no-bid for an exchange.
+    /// Overload: 503 for a feed, no-bid for an exchange.
     #[error("the search queue is full")]
     QueueFull,
     /// The deadline passed while the request waited.

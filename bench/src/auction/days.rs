@@ -4,17 +4,16 @@
 //! pays the cost, and stops at the budget; after the tick it sees the tick's costs. Score: value x min(1, (target / cost per
 //! action) squared). The costs of a tick reach the policy only after the tick: the replay hands them over.
 
-use super::npz;
+mod bidders;
+
+use super::{Several, name_of, npz, several};
 use crate::out;
 use anyhow::{Context, ensure};
-use clap::{Args, ValueEnum};
-use longbow::auction::pace::horizon::{DayPath, Grid, Horizon, Planner, TickPath};
+use bidders::{Bidder, Constant, DayPolicy, Learned, Tick};
+use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// How far a multiplier may go above the target: the score falls with the square of the cost per action, so that
-/// buying beyond the target pays until the last conversion costs half as much again; 1.7 leaves room for forecasts.
-const LIMIT: f64 = 1.7;
 /// Ticks of a day at most.
 const TICKS_MAX: usize = 1_440;
 
@@ -26,27 +25,15 @@ pub(super) struct DaysArgs {
     /// Days to be judged on
     #[arg(long, num_args = 1.., required = true)]
     judge: Vec<PathBuf>,
-    /// The policy
-    #[arg(long, value_enum, default_value_t = DayPolicy::Mpc)]
-    policy: DayPolicy,
+    /// Policies, with commas between them, or `all`
+    #[arg(long, value_parser = several::<DayPolicy>, default_value = "mpc")]
+    policy: Several<DayPolicy>,
     /// Judge each learned day by the others too (they are never judged by themselves)
     #[arg(long)]
     cross: bool,
     /// End with one line of JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum DayPolicy {
-    /// Multiplier = target, always
-    Fixed,
-    /// Dual descent on the budget: after each tick against the mean spend of what is left
-    Dual,
-    /// A forecast from the learned days moved to today's levels, re-solved each tick
-    Forecast,
-    /// Stochastic model predictive control over the learned days
-    Mpc,
 }
 
 /// One day: for each plan and tick its auctions.
@@ -66,6 +53,7 @@ struct DayPlan {
 struct Played {
     value: f64,
     spent: f64,
+    impressions: u64,
 }
 
 impl Played {
@@ -83,12 +71,20 @@ struct Figures {
     policy: String,
     learned: usize,
     judged: Vec<DayFigures>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<DayFigures>,
     mean_score: f64,
     spend_ratio: f64,
     cpa_ratio: f64,
     share_of_best_constant: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cross_share: Option<f64>,
+}
+
+/// What several policies print at their end.
+#[derive(Serialize)]
+struct Rows {
+    rows: Vec<Figures>,
 }
 
 #[derive(Clone, Serialize)]
@@ -111,34 +107,52 @@ pub(super) fn run(args: &DaysArgs) -> anyhow::Result<()> {
     }
     let read = |paths: &[PathBuf]| paths.iter().map(|path| read_day(path)).collect::<anyhow::Result<Vec<Day>>>();
     let (learn, judge) = (read(&args.learn)?, read(&args.judge)?);
-    let judged = judge_days(&learn.iter().collect::<Vec<_>>(), &judge.iter().collect::<Vec<_>>(), args.policy)?;
-    let mut cross = Vec::new();
+    let mut rows = Vec::new();
+    for &policy in &args.policy.0 {
+        rows.push(figures(args, policy, &learn, &judge)?);
+        out::progress(format!("{} is judged", name_of(&policy)));
+    }
+    out::table(
+        &["policy", "day", "", "score", "best constant", "share", "spent/budget", "cpa/target"],
+        &rows.iter().flat_map(lines).collect::<Vec<_>>(),
+    );
+    match &rows[..] {
+        [one] => out::json(args.json, one),
+        _ => out::json(args.json, &Rows { rows }),
+    }
+}
+
+/// One policy's figures.
+fn figures(args: &DaysArgs, policy: DayPolicy, learn: &[Day], judge: &[Day]) -> anyhow::Result<Figures> {
+    let judged = judge_days(&learn.iter().collect::<Vec<_>>(), &judge.iter().collect::<Vec<_>>(), policy)?;
+    let mut left_out = Vec::new();
     if args.cross {
         for (at, day) in learn.iter().enumerate() {
             let others: Vec<&Day> = learn.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, day)| day).collect();
-            cross.extend(judge_days(&others, &[day], args.policy)?);
+            left_out.extend(judge_days(&others, &[day], policy)?);
         }
     }
-    let rows = judged.iter().map(|day| row(day, "judged")).chain(cross.iter().map(|day| row(day, "left out")));
-    out::table(
-        &["day", "", "score", "best constant", "share", "spent/budget", "cpa/target"],
-        &rows.collect::<Vec<_>>(),
-    );
-    let figures = Figures {
-        policy: format!("{:?}", args.policy).to_lowercase(),
+    Ok(Figures {
+        policy: name_of(&policy),
         learned: learn.len(),
         mean_score: mean(judged.iter().map(|day| day.mean_score)),
         spend_ratio: mean(judged.iter().map(|day| day.spend_ratio)),
         cpa_ratio: mean(judged.iter().map(|day| day.cpa_ratio)),
         share_of_best_constant: mean(judged.iter().map(|day| day.share_of_best_constant)),
-        cross_share: args.cross.then(|| mean(cross.iter().map(|day| day.share_of_best_constant))),
+        cross_share: args.cross.then(|| mean(left_out.iter().map(|day| day.share_of_best_constant))),
         judged,
-    };
-    out::json(args.json, &figures)
+        left_out,
+    })
 }
 
-fn row(day: &DayFigures, kind: &str) -> Vec<String> {
-    let mut cells = vec![day.day.clone(), kind.to_owned()];
+/// A policy's table rows.
+fn lines(figures: &Figures) -> Vec<Vec<String>> {
+    let judged = figures.judged.iter().map(|day| row(&figures.policy, day, "judged"));
+    judged.chain(figures.left_out.iter().map(|day| row(&figures.policy, day, "left out"))).collect()
+}
+
+fn row(policy: &str, day: &DayFigures, kind: &str) -> Vec<String> {
+    let mut cells = vec![policy.to_owned(), day.day.clone(), kind.to_owned()];
     let numbers = [day.mean_score, day.best_constant, day.share_of_best_constant, day.spend_ratio, day.cpa_ratio];
     cells.extend(numbers.map(|x| format!("{x:.3}")));
     cells
@@ -151,15 +165,12 @@ fn mean(numbers: impl Iterator<Item = f64> + Clone) -> f64 {
 }
 
 fn judge_days(learn: &[&Day], judge: &[&Day], policy: DayPolicy) -> anyhow::Result<Vec<DayFigures>> {
-    let horizon = match policy {
-        DayPolicy::Forecast | DayPolicy::Mpc => Some(learned(learn, judge)?),
-        DayPolicy::Fixed | DayPolicy::Dual => None,
-    };
+    let learned = Learned::new(policy, learn, judge)?;
     let figures = judge.iter().map(|day| {
-        let played: Vec<Played> = day.plans.iter().map(|plan| play_policy(plan, policy, horizon.as_ref())).collect();
+        let played: Vec<Played> = day.plans.iter().enumerate().map(|(at, plan)| learned.play(plan, at)).collect();
         let scores: Vec<f64> = played.iter().zip(&day.plans).map(|(p, plan)| p.score(plan.target)).collect();
         let mean_score = mean(scores.iter().copied());
-        let best_constant = mean(day.plans.iter().map(best_constant));
+        let best_constant = mean(day.plans.iter().map(|plan| best_constant(plan).0));
         let ratio = |p: &Played, plan: &DayPlan| if p.value > 0.0 { p.spent / p.value / plan.target } else { 0.0 };
         DayFigures {
             day: day.name.clone(),
@@ -174,34 +185,36 @@ fn judge_days(learn: &[&Day], judge: &[&Day], policy: DayPolicy) -> anyhow::Resu
     Ok(figures.collect())
 }
 
-/// What the learned days teach. Of the judged days only budgets and targets are read, which a bidder knows beforehand.
-fn learned(learn: &[&Day], judge: &[&Day]) -> anyhow::Result<Horizon> {
-    let plans = || learn.iter().chain(judge).flat_map(|day| &day.plans);
-    let low = plans().map(|plan| plan.target).fold(f64::INFINITY, f64::min);
-    let high = plans().map(|plan| plan.target).fold(0.0, f64::max);
-    let budget = plans().map(|plan| plan.budget).fold(0.0, f64::max);
-    let grid = Grid::between(low * 0.28, high * 3.0);
-    let path = |plan: &DayPlan| DayPath { ticks: plan.ticks.iter().map(|tick| TickPath::of(tick, &grid)).collect() };
-    let days = learn.iter().map(|day| day.plans.iter().map(path).collect()).collect();
-    Horizon::learn(days, grid, budget).map_err(anyhow::Error::msg)
+/// Plays a plan's day.
+fn play(plan: &DayPlan, bidder: &mut impl Bidder) -> Played {
+    play_with(&plan.ticks, plan.budget, bidder)
 }
 
-/// Plays a day. `choose` is asked before each tick with the tick's values and the money left, and told the costs after it.
-fn play(plan: &DayPlan, mut choose: impl FnMut(usize, &[f64], f64, Option<&[f64]>) -> f64) -> Played {
+/// Plays a day with so much money. Costs reach the bidder after their tick.
+#[expect(clippy::cast_precision_loss, reason = "ticks of a day")]
+fn play_with(ticks: &[Vec<(f64, f64)>], budget: f64, bidder: &mut impl Bidder) -> Played {
     let mut played = Played::default();
     let mut costs: Vec<f64> = Vec::new();
-    for (tick, auctions) in plan.ticks.iter().enumerate() {
+    for (number, auctions) in ticks.iter().enumerate() {
         let values: Vec<f64> = auctions.iter().map(|auction| auction.0).collect();
-        let left = plan.budget - played.spent;
-        let multiplier = choose(tick, &values, left, (tick > 0).then_some(&costs));
+        let of_tick = bidder.tick(&Tick {
+            number,
+            share: number as f64 / ticks.len() as f64,
+            values: &values,
+            costs: (number > 0).then_some(&costs),
+            played,
+            left: budget - played.spent,
+        });
         for &(value, cost) in auctions {
+            let multiplier = bidder.auction(budget - played.spent, value).unwrap_or(of_tick);
             if multiplier * value >= cost {
-                if played.spent + cost > plan.budget {
+                if played.spent + cost > budget {
                     // At the budget the tick is over.
                     break;
                 }
                 played.spent += cost;
                 played.value += value;
+                played.impressions += 1;
             }
         }
         costs = auctions.iter().map(|auction| auction.1).collect();
@@ -209,50 +222,11 @@ fn play(plan: &DayPlan, mut choose: impl FnMut(usize, &[f64], f64, Option<&[f64]
     played
 }
 
-fn log_mean(numbers: &[f64]) -> f64 {
-    mean(numbers.iter().copied()).max(1e-12).ln()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of auctions")]
-fn play_policy(plan: &DayPlan, policy: DayPolicy, horizon: Option<&Horizon>) -> Played {
-    let ticks = plan.ticks.len();
-    match (policy, horizon) {
-        (DayPolicy::Mpc | DayPolicy::Forecast, Some(horizon)) => {
-            let mut planner = Planner::new(horizon, LIMIT * plan.target);
-            play(plan, |tick, values, left, costs| {
-                if let Some(costs) = costs {
-                    planner.see(log_mean(costs));
-                }
-                let levels = (log_mean(values), (values.len().max(1) as f64).ln());
-                if policy == DayPolicy::Mpc {
-                    planner.multiplier(tick, levels, left)
-                } else {
-                    planner.forecast_multiplier(tick, levels, left)
-                }
-            })
-        }
-        (DayPolicy::Dual, _) => {
-            let (mut multiplier, mut before) = (plan.target, plan.budget);
-            play(plan, |tick, _, left, costs| {
-                if costs.is_some() {
-                    let wanted = before / (ticks - tick + 1) as f64;
-                    let error = ((wanted - (before - left)) / wanted.max(1e-9)).clamp(-1.0, 1.0);
-                    multiplier = (multiplier * (0.1 * error).exp()).min(LIMIT * plan.target);
-                }
-                before = left;
-                multiplier
-            })
-        }
-        _ => play(plan, |_, _, _, _| plan.target),
-    }
-}
-
-/// Score of the best constant multiplier, by a grid of 1% steps.
-fn best_constant(plan: &DayPlan) -> f64 {
-    let steps = -150..=150;
-    steps
-        .map(|i| (0.01 * f64::from(i)).exp() * plan.target)
-        .fold(0.0, |best, m| f64::max(best, play(plan, |_, _, _, _| m).score(plan.target)))
+/// The best constant multiplier by a grid of 1% steps: its score, and itself.
+fn best_constant(plan: &DayPlan) -> (f64, f64) {
+    let grid = (-150..=150).map(|i| (0.01 * f64::from(i)).exp() * plan.target);
+    let scored = grid.map(|m| (play(plan, &mut Constant(m)).score(plan.target), m));
+    scored.fold((0.0, plan.target), |best, new| if new.0 > best.0 { new } else { best })
 }
 
 fn read_day(path: &Path) -> anyhow::Result<Day> {
@@ -310,11 +284,16 @@ mod tests {
     fn a_policy_sees_no_cost_before_its_tick_is_over() {
         let ticks = vec![vec![(1.0, 5.0)], vec![(1.0, 6.0)], vec![(1.0, 7.0)]];
         let plan = DayPlan { budget: 100.0, target: 10.0, ticks };
-        let mut told = Vec::new();
-        play(&plan, |_, _, _, costs| {
-            told.push(costs.map(<[f64]>::to_vec));
-            1.0
-        });
-        assert_eq!(told, [None, Some(vec![5.0]), Some(vec![6.0])]);
+        #[derive(Default)]
+        struct Told(Vec<Option<Vec<f64>>>);
+        impl Bidder for Told {
+            fn tick(&mut self, tick: &Tick<'_>) -> f64 {
+                self.0.push(tick.costs.map(<[f64]>::to_vec));
+                1.0
+            }
+        }
+        let mut told = Told::default();
+        play(&plan, &mut told);
+        assert_eq!(told.0, [None, Some(vec![5.0]), Some(vec![6.0])]);
     }
 }

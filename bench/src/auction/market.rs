@@ -6,9 +6,13 @@
 //! the price (its own bid in a first-price market). Conversions come minutes to hours later. Nothing but the observations that a
 //! live server has reaches the policy. Days before the judged one teach it the shape of the day; each day has its own plans.
 
+mod constants;
 mod day;
 mod world;
 
+pub(crate) use constants::MarketKind;
+
+use super::value_iteration::Scaled;
 use day::Day;
 use longbow::auction::pace::rl::{Features, RlPolicy};
 use longbow::money::Micros;
@@ -36,6 +40,8 @@ pub(crate) enum Scenario {
     FirstPrice,
     /// Four channels: predictions are too high in one and too low in another, prices differ
     Channels,
+    /// As forecast, with forty times as many results, so that luck is small
+    Large,
 }
 
 /// Who sets the multipliers.
@@ -47,15 +53,33 @@ pub(crate) enum Bidder {
     Dual,
     /// The best constant multiplier of the day before.
     Linear,
+    /// Value iteration over the prices of the day before (RLB), no bid above the value: the return then holds by itself.
+    Rlb,
     /// The best constant multiplier of the day itself: what no policy can know.
     Hindsight,
     /// One multiplier for all plans.
     Constant(f64),
 }
 
-/// What to run.
+/// What a run does with what it could know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// Whether first-price bids are shaded.
+    pub(crate) shaded: bool,
+    /// Whether the policy is told the channel of what it bought.
+    pub(crate) channels: bool,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { shaded: true, channels: true }
+    }
+}
+
+/// Which market.
 #[derive(Clone, Debug)]
 pub(crate) struct MarketOptions {
+    pub(crate) market: MarketKind,
     pub(crate) scenario: Scenario,
     /// Seed of everything.
     pub(crate) seed: u64,
@@ -69,10 +93,6 @@ pub(crate) struct MarketOptions {
     pub(crate) days_before: u32,
     /// Predictions are the truth times this, with noise.
     pub(crate) prediction_bias: f64,
-    /// Whether first-price bids are shaded.
-    pub(crate) shaded: bool,
-    /// Whether the policy is told the channel of what it bought.
-    pub(crate) channels_told: bool,
 }
 
 /// One plan's judged day, in currency units.
@@ -84,6 +104,8 @@ pub(crate) struct PlanResult {
     pub(crate) spent: f64,
     /// Order value of the conversions that came of this day's impressions.
     pub(crate) order_value: f64,
+    /// Number of those conversions.
+    pub(crate) conversions: u64,
     /// Expected order value of the impressions won: `order_value` without its luck.
     pub(crate) value: f64,
     /// Expected order value under the best constant multiplier that keeps budget and target.
@@ -129,45 +151,97 @@ pub(super) fn micros(units: f64) -> Micros {
     Micros((units * UNIT) as i64)
 }
 
+/// The auctions of every plan and day, and what the best constant multiplier gets of the last day. The same for every bidder.
+pub(crate) struct World {
+    options: MarketOptions,
+    plans: Vec<world::PlanWorld>,
+    /// The last is judged.
+    days: Vec<Vec<world::Stream>>,
+    /// For each plan: its multiplier and value.
+    best: Vec<(f64, f64)>,
+}
+
+impl World {
+    pub(crate) fn new(options: &MarketOptions) -> anyhow::Result<Self> {
+        let mut world = Self::without_best(options)?;
+        world.best = match options.scenario {
+            Scenario::FirstPrice => world.best_at_first_price()?,
+            _ => world.days.last().map_or_else(Vec::new, |day| best(&world.plans, day)),
+        };
+        Ok(world)
+    }
+
+    /// A world in which nobody asks for the best multipliers.
+    pub(crate) fn without_best(options: &MarketOptions) -> anyhow::Result<Self> {
+        let plans = world::plans(options);
+        let streams = |day: u32| {
+            let judged = day == options.days_before;
+            plans.iter().map(|plan| world::stream(options, plan, day, judged)).collect::<anyhow::Result<Vec<_>>>()
+        };
+        let days = (0..=options.days_before).map(streams).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Self { options: options.clone(), plans, days, best: Vec::new() })
+    }
+
+    /// The same at first prices, where what a multiplier costs depends on the shading: played at each of a few constants.
+    fn best_at_first_price(&self) -> anyhow::Result<Vec<(f64, f64)>> {
+        let mut best = vec![(0.1, 0.0); self.plans.len()];
+        for step in -10..=8 {
+            let multiplier = (0.15 * f64::from(step)).exp();
+            for (plan, best) in run(self, &Bidder::Constant(multiplier), Told::default())?.iter().zip(&mut best) {
+                if plan.expected_ratio() >= 1.0 && plan.value > best.1 {
+                    *best = (multiplier, plan.value);
+                }
+            }
+        }
+        Ok(best)
+    }
+}
+
+fn best(plans: &[world::PlanWorld], day: &[world::Stream]) -> Vec<(f64, f64)> {
+    day.iter().zip(plans).map(|(stream, plan)| world::hindsight(stream, plan.target)).collect()
+}
+
 /// Runs the days before and then the judged day of every plan.
-pub(crate) fn run(options: &MarketOptions, bidder: &Bidder) -> anyhow::Result<Vec<PlanResult>> {
-    let plans = world::plans(options);
-    let mut market = day::MarketRun::new(options, bidder)?;
-    let mut before: Option<Vec<world::Stream>> = None;
-    for day in 0..=options.days_before {
-        let judged = day == options.days_before;
-        let streams =
-            plans.iter().map(|plan| world::stream(options, plan, day, judged)).collect::<anyhow::Result<Vec<_>>>()?;
-        let given = given(bidder, &plans, before.as_deref(), &streams);
-        let mut today = Day::new(&mut market, &plans, &streams, day, given)?;
-        for tick in 0..options.ticks {
+pub(crate) fn run(world: &World, bidder: &Bidder, told: Told) -> anyhow::Result<Vec<PlanResult>> {
+    let mut market = day::MarketRun::new(&world.options, bidder, told)?;
+    for (number, day) in (0..).zip(&world.days) {
+        let judged = number == world.options.days_before;
+        let given = given(world, bidder, judged);
+        let mut today = Day::new(&mut market, &world.plans, day, number, given)?;
+        for tick in 0..world.options.ticks {
             today.tick(tick)?;
         }
-        let results = today.finish();
+        let results = today.finish(if judged { &world.best } else { &[] });
         if judged {
             return Ok(results);
         }
-        before = Some(streams);
     }
     anyhow::bail!("there was no day to judge")
 }
 
-/// Constant multipliers of the bidders that have them.
-fn given(
-    bidder: &Bidder,
-    plans: &[world::PlanWorld],
-    before: Option<&[world::Stream]>,
-    today: &[world::Stream],
-) -> Option<Vec<f64>> {
-    let best = |streams: &[world::Stream]| {
-        streams.iter().zip(plans).map(|(stream, plan)| world::hindsight(stream, plan.target).0).collect::<Vec<_>>()
-    };
-    match bidder {
-        Bidder::Server(..) | Bidder::Dual => None,
-        Bidder::Constant(multiplier) => Some(vec![*multiplier; plans.len()]),
-        Bidder::Linear => Some(before.map_or_else(|| vec![1.0; plans.len()], best)),
-        Bidder::Hindsight => Some(best(today)),
+/// What a bidder outside the server's control loop knows of a day when it begins. On the days before the judged one, which are
+/// there for the loop and the shading to learn from, it bids its values.
+fn given(world: &World, bidder: &Bidder, judged: bool) -> day::Given {
+    let constants = |of: &[(f64, f64)]| day::Given::Multipliers(of.iter().map(|best| best.0).collect());
+    let mut last = world.days.iter().rev();
+    let (today, before) = (last.next(), last.next());
+    match (bidder, today.zip(before)) {
+        (Bidder::Constant(multiplier), _) => day::Given::Multipliers(vec![*multiplier; world.plans.len()]),
+        (Bidder::Hindsight, _) if judged => constants(&world.best),
+        (Bidder::Linear, Some((_, before))) if judged => constants(&best(&world.plans, before)),
+        (Bidder::Rlb, Some((today, before))) if judged => {
+            let streams = today.iter().zip(before).zip(&world.plans);
+            day::Given::Tables(streams.map(|((today, before), plan)| table(today, before, plan)).collect())
+        }
+        _ => day::Given::Nothing,
     }
+}
+
+/// A plan's table from the prices of the day before; of today only the budget is read.
+fn table(today: &world::Stream, before: &world::Stream, plan: &world::PlanWorld) -> Scaled {
+    let seen = before.ticks.iter().flatten();
+    let auctions: Vec<(f64, f64)> = seen.map(|of| (of.predicted(plan.target), units(of.price))).collect();
+    Scaled::learn(&auctions, 1, units(today.budget))
 }
 
 #[cfg(test)]
@@ -183,8 +257,7 @@ mod tests {
             auctions_per_tick: 60,
             days_before: 1,
             prediction_bias: 1.0,
-            shaded: true,
-            channels_told: true,
+            market: MarketKind::Base,
         }
     }
 
@@ -197,11 +270,14 @@ mod tests {
             server(PolicyKind::Mpc),
             Bidder::Dual,
             Bidder::Linear,
+            Bidder::Rlb,
             Bidder::Constant(9.0),
         ];
         for scenario in [Scenario::Shock, Scenario::FirstPrice] {
+            let world = || World::new(&options(scenario)).unwrap();
+            let worlds = [world(), world()];
             for bidder in &bidders {
-                let (a, b) = (run(&options(scenario), bidder).unwrap(), run(&options(scenario), bidder).unwrap());
+                let [a, b] = worlds.each_ref().map(|world| run(world, bidder, Told::default()).unwrap());
                 for (a, b) in a.iter().zip(&b) {
                     assert_eq!((a.spent, a.value, a.order_value), (b.spent, b.value, b.order_value));
                     assert!(a.spent <= a.budget, "{bidder:?}: {} of {}", a.spent, a.budget);
@@ -212,7 +288,8 @@ mod tests {
 
     #[test]
     fn hindsight_keeps_both_constraints_and_is_hard_to_beat() {
-        let results = run(&options(Scenario::Forecast), &Bidder::Hindsight).unwrap();
+        let world = World::new(&options(Scenario::Forecast)).unwrap();
+        let results = run(&world, &Bidder::Hindsight, Told::default()).unwrap();
         for plan in &results {
             assert!(plan.expected_ratio() >= 0.999, "{}", plan.expected_ratio());
             assert!(
@@ -221,7 +298,27 @@ mod tests {
             );
         }
         let total = |of: fn(&PlanResult) -> f64| results.iter().map(of).sum::<f64>();
-        let mpc = run(&options(Scenario::Forecast), &Bidder::Server(PolicyKind::Mpc, None)).unwrap();
+        let mpc = run(&world, &Bidder::Server(PolicyKind::Mpc, None), Told::default()).unwrap();
         assert!(mpc.iter().map(|plan| plan.value).sum::<f64>() < 1.02 * total(|plan| plan.hindsight_value));
+    }
+
+    #[test]
+    fn luck_is_the_impressions_own() {
+        let conversions = |scenario| {
+            let world = World::new(&options(scenario)).unwrap();
+            let auctions =
+                |stream: &world::Stream| stream.ticks.iter().flatten().map(|a| a.conversion).collect::<Vec<_>>();
+            let lucky = world.days[1].iter().map(auctions).collect::<Vec<_>>();
+            let won = |m| run(&world, &Bidder::Constant(m), Told::default()).unwrap();
+            (lucky, won(0.6), won(9.0))
+        };
+        let (forecast, few, all) = conversions(Scenario::Forecast);
+        assert_eq!(conversions(Scenario::Shock).0, forecast, "other prices, the same luck");
+        let count = |plan: &[Option<i32>]| plan.iter().filter(|conversion| conversion.is_some()).count() as u64;
+        assert!(forecast.iter().map(|plan| count(plan)).sum::<u64>() > 5);
+        for ((plan, few), all) in forecast.iter().zip(few).zip(all) {
+            assert!(few.conversions <= count(plan) && all.conversions <= count(plan), "nobody gets more than there is");
+        }
+        assert_ne!(forecast[0], forecast[1], "each plan has its own");
     }
 }

@@ -4,7 +4,7 @@
 //! come from the server's own observations; the reward is the value won in a tick as a share of the day's best, and at the
 //! end a fine for a return below its target. Q is a quadratic form of the state for each action, fitted by ridge regression.
 
-use super::market::{self, Bidder, MarketOptions, PlanResult, Scenario};
+use super::market::{self, Bidder, MarketOptions, PlanResult, Scenario, Told, World};
 use crate::out;
 use anyhow::Context;
 use clap::Args;
@@ -83,7 +83,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         let seed = SEEDS_FROM + u64::from(day);
         let options = MarketOptions { scenario, ..super::market_options(seed) };
         let bidder = Bidder::Server(PolicyKind::MpcRl, Some(Arc::new(random_policy(seed))));
-        for plan in market::run(&options, &bidder)? {
+        for plan in market::run(&World::new(&options)?, &bidder, Told::default())? {
             log(&plan, &mut steps, &mut states);
         }
     }

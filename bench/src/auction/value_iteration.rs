@@ -87,6 +87,54 @@ fn price(money: f64) -> usize {
     whole
 }
 
+/// Auctions of a scaled table.
+const SCALED_AUCTIONS: usize = 500;
+/// Steps of money in a scaled table.
+const SCALED_CELLS: usize = 100;
+/// Money in a scaled table over what falls on its auctions at the start.
+const SCALED_MONEY: f64 = 4.0;
+
+/// The published bidder where prices, values and the number of auctions have any size: prices in steps, one table for [`SCALED_AUCTIONS`]
+/// auctions, and with more left to come the money that falls on so many of them (the paper's mapping of actions).
+pub(super) struct Scaled {
+    table: Table,
+    /// One step of price.
+    unit: f64,
+    /// Auctions of a day.
+    auctions: usize,
+}
+
+impl Scaled {
+    /// From the auctions of some earlier days, (value, price) each, for a day like them with a `budget`.
+    #[expect(clippy::cast_precision_loss, reason = "counts of auctions and steps of price")]
+    pub(super) fn learn(auctions: &[(f64, f64)], days: usize, budget: f64) -> Self {
+        let (count, of_day) = (auctions.len().max(1), (auctions.len() / days.max(1)).max(1));
+        let mut sorted: Vec<f64> = auctions.iter().map(|auction| auction.1).collect();
+        sorted.sort_by(f64::total_cmp);
+        // Dearer than all but one in a thousand: never bought.
+        let unit = sorted.get(sorted.len() * 999 / 1_000).map_or(1.0, |high| high.max(1e-9)) / (PRICES - 1) as f64;
+        let mut prices = vec![0.0; PRICES];
+        for &(_, cost) in auctions {
+            if let Some(share) = prices.get_mut(price((cost / unit).ceil())) {
+                *share += 1.0 / count as f64;
+            }
+        }
+        let theta = auctions.iter().map(|auction| auction.0).sum::<f64>() / count as f64;
+        let groups = [Group { weight: 1.0, theta, prices }];
+        let money = SCALED_MONEY * budget / unit * SCALED_AUCTIONS as f64 / of_day as f64;
+        Self { table: Table::solve(SCALED_AUCTIONS, money.max(1.0), SCALED_CELLS, &groups), unit, auctions: of_day }
+    }
+
+    /// The multiplier of an auction's `value` when `seen` of the day's auctions are over and `money` is left.
+    #[expect(clippy::cast_precision_loss, reason = "counts of auctions and steps of price")]
+    pub(super) fn multiplier(&self, seen: usize, money: f64, value: f64) -> f64 {
+        let left = self.auctions.saturating_sub(seen + 1).max(1);
+        let mapped = (SCALED_AUCTIONS as f64 / left as f64).min(1.0);
+        let bid = self.table.bid(left.min(SCALED_AUCTIONS), money / self.unit * mapped, value);
+        bid as f64 * self.unit / value.max(1e-12)
+    }
+}
+
 /// Prices of a group, learned from won and lost auctions: a lost bid only tells that the price was higher.
 #[derive(Clone, Debug)]
 pub(super) struct PriceBook {
@@ -163,6 +211,33 @@ mod tests {
                 assert!((fast - slow).abs() < 1e-12, "V({n}, {b}) = {fast}, by definition {slow}");
             }
         }
+    }
+
+    #[test]
+    fn a_scaled_table_spends_the_money_of_a_long_day_where_a_value_fits_its_price() {
+        // 5,000 auctions of value .02 to .06 at prices .01 to .05, drawn apart: money for a fifth of them.
+        let auction = |i: u32| (0.02 + 0.01 * f64::from((i * 7) % 5), 0.01 + 0.01 * f64::from((i / 5) % 5));
+        let day: Vec<(f64, f64)> = (0..5_000).map(auction).collect();
+        let scaled = Scaled::learn(&day, 1, 30.0);
+        let (mut left, mut value) = (30.0, 0.0);
+        for (seen, &(worth, cost)) in day.iter().enumerate() {
+            if scaled.multiplier(seen, left, worth) * worth >= cost && cost <= left {
+                (left, value) = (left - cost, value + worth);
+            }
+        }
+        // The best of a constant multiplier for the same money.
+        let constant = |m: f64| {
+            let (mut left, mut value) = (30.0, 0.0);
+            for &(worth, cost) in &day {
+                if m * worth >= cost && cost <= left {
+                    (left, value) = (left - cost, value + worth);
+                }
+            }
+            value
+        };
+        let best = (1..60).map(|i| constant(0.05 * f64::from(i))).fold(0.0, f64::max);
+        assert!(left < 2.0, "{left} of 30 is left");
+        assert!(value > 0.9 * best, "{value} of {best}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! A crowd of composed creatives with real click rates. Each batch of impressions is chosen from what earlier batches
-//! brought; the model knows the elements of each creative and nothing of the rates.
+//! A crowd of composed creatives with real click rates. As in the server, an impression counts in its creative's record at
+//! once, as one without a click yet; clicks are told at the end of each batch, and then the shared prior learns. The model
+//! knows the elements of each creative and nothing of the rates. Harder: impressions told with the clicks too.
 
 use super::{ComposedArgs, mean_and_deviation};
 use crate::out;
@@ -34,6 +35,7 @@ struct Figures {
     creatives: usize,
     impressions: u64,
     batch: u64,
+    impressions_late: bool,
     seeds: u64,
     /// Clicks over impressions, mean over runs.
     click_rate: f64,
@@ -59,6 +61,7 @@ pub(super) fn run(args: &ComposedArgs) -> anyhow::Result<()> {
         creatives: crowd.rates.len(),
         impressions: args.impressions,
         batch: args.batch,
+        impressions_late: args.impressions_late,
         seeds: args.seeds,
         click_rate,
         deviation,
@@ -118,13 +121,14 @@ fn play(crowd: &Crowd, args: &ComposedArgs, seed: u64) -> anyhow::Result<f64> {
         let rate = (clicks as f64 + RATE_STRENGTH * RATE_START) / (shown as f64 + RATE_STRENGTH);
         // It is known how long a run is.
         let rule = Rule::new(rate, relative).over(((args.impressions - shown) as f64).max(HORIZON_MIN));
-        let own: Vec<Own> = (seen.iter().enumerate())
-            .map(|(creative, &seen)| {
-                let (expected, uncertainty) = prior.known(&terms(crowd, creative));
-                rule.own(seen, expected, uncertainty)
-            })
-            .collect();
-        let picks = choose(&rule, &own, batch, &mut rng);
+        let features: Vec<(f64, f64)> = (0..seen.len()).map(|creative| prior.known(&terms(crowd, creative))).collect();
+        let learned = |(seen, &(expected, uncertainty)): (&Seen, &(f64, f64))| rule.own(*seen, expected, uncertainty);
+        let own: Vec<Own> = seen.iter().zip(&features).map(learned).collect();
+        let picks = choose(&rule, own.clone(), batch, &mut rng, |creative, pending| {
+            let pending = if args.impressions_late { 0 } else { pending };
+            let seen = Seen { impressions: seen[creative].impressions + pending as f64, ..seen[creative] };
+            learned((&seen, &features[creative]))
+        });
         for (creative, &count) in picks.iter().enumerate().filter(|(_, count)| **count > 0) {
             let clicked = Binomial::new(count, crowd.rates[creative])?.sample(&mut rng);
             let mut row = vec![0.0; prior.dims()];
@@ -147,8 +151,15 @@ fn terms(crowd: &Crowd, creative: usize) -> Vec<(usize, f64)> {
     crowd.features[creative].iter().map(|&feature| (feature, 1.0)).collect()
 }
 
-/// How often each creative is shown in a batch: each impression is chosen by itself, as the server does.
-fn choose(rule: &Rule, own: &[Own], batch: u64, rng: &mut (impl Rng + ?Sized)) -> Vec<u64> {
+/// How often each creative is shown in a batch. Each impression is chosen by itself, as the server does, and `learned` tells
+/// what is known of the creative shown when so many of its impressions wait for their clicks.
+fn choose(
+    rule: &Rule,
+    mut own: Vec<Own>,
+    batch: u64,
+    rng: &mut (impl Rng + ?Sized),
+    learned: impl Fn(usize, u64) -> Own,
+) -> Vec<u64> {
     let mut picks = vec![0; own.len()];
     for _ in 0..batch {
         let mut best = (f64::NEG_INFINITY, 0);
@@ -159,6 +170,7 @@ fn choose(rule: &Rule, own: &[Own], batch: u64, rng: &mut (impl Rng + ?Sized)) -
             }
         }
         picks[best.1] += 1;
+        own[best.1] = learned(best.1, picks[best.1]);
     }
     picks
 }

@@ -1,9 +1,8 @@
 //! Open loop: arrivals follow a Poisson process drawn in advance and never wait for answers. Latency counts from the
 //! scheduled arrival, so that a server (or this client) that falls behind cannot hide it.
 
-use super::traffic::Source;
+use super::traffic::{Draw, Source};
 use crate::client::{Connection, Target};
-use bytes::Bytes;
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -27,8 +26,6 @@ pub(crate) struct Run {
     pub(crate) connections: u16,
     /// An answer later than this is counted as failed.
     pub(crate) timeout: Duration,
-    /// An answer later than this, counted from the scheduled arrival, missed its deadline.
-    pub(crate) deadline: Duration,
     /// Seed of the arrival times.
     pub(crate) seed: u64,
 }
@@ -44,16 +41,24 @@ pub(crate) struct Figures {
     pub(crate) p99_ms: f64,
     pub(crate) p999_ms: f64,
     pub(crate) max_ms: f64,
+    /// Answers with a bid or a ranking within their deadline, counted from the scheduled arrival, for each second of offered load.
+    pub(crate) goodput_rps: f64,
+    /// 99th percentile of the answers with a bid or a ranking.
+    pub(crate) served_p99_ms: f64,
+    /// 99th percentile of the refusals: how long a caller waits to be told.
+    pub(crate) refused_p99_ms: f64,
     /// Share of requests answered 200.
     pub(crate) bid_share: f64,
-    /// Share answered 204.
+    /// Share answered 204 for any other reason.
     pub(crate) no_bid_share: f64,
-    /// Share refused as overload (429, 503).
+    /// Share refused as overload: 503, or 204 with `x-longbow-no-bid: overloaded` or `queue_full`.
     pub(crate) refused_share: f64,
     /// Share with another status, a transport fault or a time-out.
     pub(crate) error_share: f64,
     /// Share answered after the deadline, or never.
     pub(crate) late_share: f64,
+    /// Share of each deadline's requests that were served in time.
+    pub(crate) served_share_by_tmax_ms: BTreeMap<u32, f64>,
     /// How late the client itself sent, at the 99th percentile: if this is not small the client is the bottleneck.
     pub(crate) send_delay_p99_ms: f64,
     /// Median of each stage the server reports in `server-timing`.
@@ -62,12 +67,15 @@ pub(crate) struct Figures {
 
 struct Arrival {
     scheduled: Instant,
-    path: &'static str,
-    body: Bytes,
+    draw: Draw,
 }
 
 struct Tally {
     latency_us: Histogram<u64>,
+    served_us: Histogram<u64>,
+    refused_us: Histogram<u64>,
+    /// Requests of each deadline, and how many of them were served in time.
+    by_tmax: BTreeMap<u32, (u64, u64)>,
     send_delay_us: Histogram<u64>,
     stages_us: BTreeMap<String, Histogram<u64>>,
     ok: u64,
@@ -77,6 +85,8 @@ struct Tally {
     late: u64,
 }
 
+/// Reasons of a 204 that mean: too much is asked for.
+const OVERLOAD: [&str; 2] = ["overloaded", "queue_full"];
 /// Stages read from a server, at most.
 const STAGES_MAX: usize = 32;
 
@@ -87,9 +97,19 @@ fn histogram() -> anyhow::Result<Histogram<u64>> {
 
 impl Tally {
     fn new() -> anyhow::Result<Self> {
-        let (latency_us, send_delay_us) = (histogram()?, histogram()?);
-        let stages_us = BTreeMap::new();
-        Ok(Self { latency_us, send_delay_us, stages_us, ok: 0, no_bid: 0, refused: 0, errors: 0, late: 0 })
+        Ok(Self {
+            latency_us: histogram()?,
+            served_us: histogram()?,
+            refused_us: histogram()?,
+            by_tmax: BTreeMap::new(),
+            send_delay_us: histogram()?,
+            stages_us: BTreeMap::new(),
+            ok: 0,
+            no_bid: 0,
+            refused: 0,
+            errors: 0,
+            late: 0,
+        })
     }
 
     /// Adds the stages of one `server-timing` header: `name;dur=1.25, ...` in milliseconds.
@@ -108,6 +128,12 @@ impl Tally {
 
     fn add(&mut self, other: &Self) -> anyhow::Result<()> {
         self.latency_us.add(&other.latency_us)?;
+        self.served_us.add(&other.served_us)?;
+        self.refused_us.add(&other.refused_us)?;
+        for (&tmax, &(asked, served)) in &other.by_tmax {
+            let sum = self.by_tmax.entry(tmax).or_default();
+            *sum = (sum.0 + asked, sum.1 + served);
+        }
         self.send_delay_us.add(&other.send_delay_us)?;
         for (name, stage) in &other.stages_us {
             match self.stages_us.get_mut(name) {
@@ -131,7 +157,7 @@ fn micros(duration: Duration) -> u64 {
 async fn worker(
     target: Target,
     arrivals: std::sync::Arc<tokio::sync::Mutex<mpsc::Receiver<Arrival>>>,
-    (timeout, deadline): (Duration, Duration),
+    timeout: Duration,
 ) -> anyhow::Result<Tally> {
     let mut connection = Connection::new(target);
     let mut tally = Tally::new()?;
@@ -139,19 +165,31 @@ async fn worker(
         let arrival = arrivals.lock().await.recv().await;
         let Some(arrival) = arrival else { return Ok(tally) };
         tally.send_delay_us.saturating_record(micros(arrival.scheduled.elapsed()));
-        let answer = connection.post(arrival.path, arrival.body, timeout).await;
+        let Draw { path, body, tmax_ms } = arrival.draw;
+        let answer = connection.post(path, body, timeout).await;
         let latency = arrival.scheduled.elapsed();
         tally.latency_us.saturating_record(micros(latency));
-        tally.late += u64::from(latency > deadline || answer.is_err());
+        let late = latency > Duration::from_millis(tmax_ms.into()) || answer.is_err();
+        tally.late += u64::from(late);
         if let Some(timing) = answer.as_ref().ok().and_then(|a| a.timing.as_deref()) {
             tally.record_stages(timing)?;
         }
-        match answer.map(|a| a.status) {
-            Ok(200) => tally.ok += 1,
-            Ok(204) => tally.no_bid += 1,
-            Ok(429 | 503) => tally.refused += 1,
+        let mut served = false;
+        match answer.map(|answer| (answer.status, answer.no_bid)) {
+            Ok((200, _)) => {
+                tally.ok += 1;
+                tally.served_us.saturating_record(micros(latency));
+                served = !late;
+            }
+            Ok((204, reason)) if !reason.as_deref().is_some_and(|r| OVERLOAD.contains(&r)) => tally.no_bid += 1,
+            Ok((204 | 503, _)) => {
+                tally.refused += 1;
+                tally.refused_us.saturating_record(micros(latency));
+            }
             _ => tally.errors += 1,
         }
+        let of_tmax = tally.by_tmax.entry(tmax_ms).or_default();
+        *of_tmax = (of_tmax.0 + 1, of_tmax.1 + u64::from(served));
     }
 }
 
@@ -168,11 +206,11 @@ fn dispatch(mut source: Source, run: &Run, sender: &mpsc::Sender<Arrival>) -> u6
             return dropped;
         }
         let scheduled = start + Duration::from_secs_f64(at);
-        let (path, body) = source.next_request();
+        let draw = source.next_request();
         if let Some(wait) = scheduled.checked_duration_since(Instant::now()) {
             std::thread::sleep(wait);
         }
-        dropped += u64::from(sender.try_send(Arrival { scheduled, path, body }).is_err());
+        dropped += u64::from(sender.try_send(Arrival { scheduled, draw }).is_err());
     }
 }
 
@@ -183,8 +221,7 @@ pub(crate) fn run(run: Run, source: Source) -> anyhow::Result<Figures> {
     let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..run.connections {
-        let limits = (run.timeout, run.deadline);
-        workers.spawn_on(worker(run.target.clone(), receiver.clone(), limits), runtime.handle());
+        workers.spawn_on(worker(run.target.clone(), receiver.clone(), run.timeout), runtime.handle());
     }
     let started = Instant::now();
     let (rate, run) = (run.rate, std::sync::Arc::new(run));
@@ -200,11 +237,11 @@ pub(crate) fn run(run: Run, source: Source) -> anyhow::Result<Figures> {
         anyhow::Ok(())
     })?;
     let dropped = dispatcher.join().map_err(|_| anyhow::anyhow!("the arrival thread stopped"))?;
-    Ok(figures(&total, dropped, rate, started.elapsed()))
+    Ok(figures(&total, dropped, rate, (run.length, started.elapsed())))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
-fn figures(tally: &Tally, dropped: u64, rate: f64, took: Duration) -> Figures {
+fn figures(tally: &Tally, dropped: u64, rate: f64, (length, took): (Duration, Duration)) -> Figures {
     let requests = tally.latency_us.len() + dropped;
     let share = |count: u64| count as f64 / requests.max(1) as f64;
     let at = |q: f64| tally.latency_us.value_at_quantile(q) as f64 / 1e3;
@@ -217,11 +254,17 @@ fn figures(tally: &Tally, dropped: u64, rate: f64, took: Duration) -> Figures {
         p99_ms: at(0.99),
         p999_ms: at(0.999),
         max_ms: tally.latency_us.max() as f64 / 1e3,
+        goodput_rps: tally.by_tmax.values().map(|&(_, served)| served).sum::<u64>() as f64 / length.as_secs_f64(),
+        served_p99_ms: tally.served_us.value_at_quantile(0.99) as f64 / 1e3,
+        refused_p99_ms: tally.refused_us.value_at_quantile(0.99) as f64 / 1e3,
         bid_share: share(tally.ok),
         no_bid_share: share(tally.no_bid),
         refused_share: share(tally.refused),
         error_share: share(tally.errors + dropped),
         late_share: share(tally.late + dropped),
+        served_share_by_tmax_ms: (tally.by_tmax.iter())
+            .map(|(&tmax, &(asked, served))| (tmax, served as f64 / asked.max(1) as f64))
+            .collect(),
         send_delay_p99_ms: tally.send_delay_us.value_at_quantile(0.99) as f64 / 1e3,
         stages_p50_ms: tally
             .stages_us

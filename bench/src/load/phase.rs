@@ -49,7 +49,6 @@ impl Offer<'_> {
             length: Duration::from_secs_f64(self.seconds),
             connections: 64,
             timeout: Duration::from_secs(5),
-            deadline: Duration::from_millis(recipe.tmax_ms.into()),
             seed: recipe.seed,
         };
         open_loop::run(run, Source::new(&recipe)?)

@@ -33,9 +33,9 @@ pub(crate) struct Recipe {
     /// Prefix of user ids (the demo world's by default)
     #[arg(long, default_value = "user-")]
     user_prefix: String,
-    /// Deadline sent with each request (`tmax`)
-    #[arg(long, default_value_t = 100)]
-    pub(crate) tmax_ms: u32,
+    /// Deadline sent with each request (`tmax`); of several (30,200), each request draws one
+    #[arg(long, value_delimiter = ',', default_value = "100")]
+    tmax_ms: Vec<u32>,
     /// Items asked of a ranking
     #[arg(long, default_value_t = 20)]
     k: u32,
@@ -59,6 +59,14 @@ impl Recipe {
     }
 }
 
+/// One request to send.
+pub(crate) struct Draw {
+    pub(crate) path: &'static str,
+    pub(crate) body: Bytes,
+    /// Its deadline, as sent.
+    pub(crate) tmax_ms: u32,
+}
+
 /// What a run's requests are made from.
 pub(crate) struct Source {
     recipe: Recipe,
@@ -80,11 +88,14 @@ impl Source {
         if recipe.users == 0 {
             bail!("--users 0: must be at least 1");
         }
+        if recipe.tmax_ms.is_empty() {
+            bail!("--tmax-ms: must name a deadline");
+        }
         Ok(Self { recipe: recipe.clone(), templates, rng: StdRng::seed_from_u64(recipe.seed), sent: 0 })
     }
 
-    /// Path and body of the next request.
-    pub(crate) fn next_request(&mut self) -> (&'static str, Bytes) {
+    /// The next request.
+    pub(crate) fn next_request(&mut self) -> Draw {
         self.sent += 1;
         let user = self.recipe.user(&mut self.rng);
         let feed = match self.recipe.traffic {
@@ -92,19 +103,23 @@ impl Source {
             Traffic::Feed => true,
             Traffic::Mix => self.rng.random_ratio(1, 10),
         };
+        let tmax_ms = match self.recipe.tmax_ms.len() {
+            1 => self.recipe.tmax_ms[0],
+            several => self.recipe.tmax_ms[self.rng.random_range(0..several)],
+        };
         if feed {
-            let body = json!({"user": user, "k": self.recipe.k, "deadline_ms": self.recipe.tmax_ms});
-            return ("/v1/rank", body.to_string().into());
+            let body = json!({"user": user, "k": self.recipe.k, "deadline_ms": tmax_ms});
+            return Draw { path: "/v1/rank", body: body.to_string().into(), tmax_ms };
         }
         let pick = self.rng.random_range(0..self.templates.len());
         let mut body = self.templates[pick].clone();
         body["id"] = format!("load-{}-{:08x}", self.sent, self.rng.next_u32()).into();
-        body["tmax"] = self.recipe.tmax_ms.into();
+        body["tmax"] = tmax_ms.into();
         if !body["user"].is_object() {
             body["user"] = json!({});
         }
         body["user"]["id"] = user.into();
-        ("/openrtb2/bid", body.to_string().into())
+        Draw { path: "/openrtb2/bid", body: body.to_string().into(), tmax_ms }
     }
 }
 

@@ -128,3 +128,19 @@ fn the_path_neither_blocks_nor_hoards() {
         }
     }
 }
+
+/// Commands print an error with the chain of its causes: one whose own text has the cause in it must not hand it on as well.
+#[test]
+fn an_error_tells_its_cause_once() {
+    for folder in ["server/src", "kernels/src", "model/src", "index/src", "bench/src"] {
+        for file in sources(&root().join(folder), &[".rs"]) {
+            let lines = code_lines(&file);
+            for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("#[error(\"")) {
+                let handed_on =
+                    lines[at + 1..].iter().take(2).any(|next| next.contains("#[from]") || next.contains("#[source]"));
+                let told = line.contains("{source") || handed_on && line.contains("{0");
+                assert!(!told, "{}: `{line}` tells its cause twice: name the field `cause`", file.display());
+            }
+        }
+    }
+}

@@ -22,7 +22,7 @@ pub(super) struct Part {
 
 /// Makes the error for a failed operation on `path`.
 pub(super) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> IndexError + '_ {
-    move |source| IndexError::Io { path: path.to_owned(), source }
+    move |cause| IndexError::Io { path: path.to_owned(), cause }
 }
 
 pub(super) fn damaged(path: &Path, fault: String) -> IndexError {

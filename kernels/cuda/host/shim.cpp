@@ -16,17 +16,48 @@ void make_block(Block& block, int threads, size_t shared, int grid) {
     block.all.size = threads;
     block.shared_bytes = shared;
     block.shared = static_cast<unsigned char*>(std::aligned_alloc(1024, (shared + 1023) / 1024 * 1024 + 1024));
+    block.proxied = static_cast<unsigned char*>(std::aligned_alloc(1024, (shared + 1023) / 1024 * 1024 + 1024));
     for (int i = 0; i < threads / 32; ++i) {
         block.warps.push_back(std::make_unique<Warp>());
         block.warps.back()->barrier.size = 32;
     }
 }
 
+// A block as it begins.
+void begin(Block& block, int x, int y) {
+    block.index = x;
+    block.index_y = y;
+    std::memset(block.shared, 0xff, block.shared_bytes);
+    std::memset(block.proxied, 0xff, block.shared_bytes);
+}
+
 void check_done(const Thread& thread) {
-    if (!thread.open_copies.empty() || !thread.open_products.empty()) {
-        std::fprintf(stderr, "a thread ended with copies or products that it never committed\n");
+    if (!thread.open_copies.empty() || !thread.open_products.empty() || !thread.products.empty()) {
+        std::fprintf(stderr, "a thread ended with copies or products that it never committed, or products that it never waited for\n");
         std::abort();
     }
+}
+
+// What a block leaves behind when all its threads have ended.
+void end(Block& block) {
+    if (!block.tensor_copies.empty()) {
+        std::fprintf(stderr, "a block ended with tensor copies that nobody waited for\n");
+        std::abort();
+    }
+    for (const auto& [bar, watch] : block.barriers) {
+        PhaseBarrier b;
+        std::memcpy(&b, bar, 8);
+        if (b.pending != b.count || b.bytes != 0) {
+            std::fprintf(stderr, "a block ended in the middle of a barrier's phase: what it counts is not what arrives\n");
+            std::abort();
+        }
+    }
+    block.barriers.clear();
+}
+
+void free_block(Block& block) {
+    std::free(block.shared);
+    std::free(block.proxied);
 }
 
 }  // namespace
@@ -54,14 +85,13 @@ void wait(Barrier& barrier) {
     barrier.generation.wait(generation);
 }
 
-void launch(int grid, int grid_y, int threads, size_t shared, uint32_t, const std::function<void()>& body) {
+void launch(int grid, int grid_y, int threads, size_t shared, uint32_t seed, const std::function<void()>& body) {
     Block block;
     make_block(block, threads, shared, grid);
+    block.drawn = seed;
     for (int y = 0; y < grid_y; ++y) {
         for (int x = 0; x < grid; ++x) {
-            block.index = x;
-            block.index_y = y;
-            std::memset(block.shared, 0xff, shared);
+            begin(block, x, y);
             std::vector<std::thread> running;
             for (int i = 0; i < threads; ++i) {
                 running.emplace_back([&block, &body, i] {
@@ -74,9 +104,10 @@ void launch(int grid, int grid_y, int threads, size_t shared, uint32_t, const st
                 });
             }
             for (auto& thread : running) thread.join();
+            end(block);
         }
     }
-    std::free(block.shared);
+    free_block(block);
 }
 
 #else
@@ -177,15 +208,14 @@ void wait(Barrier& barrier) {
 void launch(int grid, int grid_y, int threads, size_t shared, uint32_t seed, const std::function<void()>& body) {
     Block block;
     make_block(block, threads, shared, grid);
+    block.drawn = seed;
     static std::vector<std::unique_ptr<unsigned char[]>> stacks;
     while (static_cast<int>(stacks.size()) < threads) stacks.emplace_back(new unsigned char[kStack]);
     job = &body;
     uint32_t random = seed * 2654435761u + 1;
     for (int y = 0; y < grid_y; ++y) {
         for (int x = 0; x < grid; ++x) {
-            block.index = x;
-            block.index_y = y;
-            std::memset(block.shared, 0xff, shared);
+            begin(block, x, y);
             std::vector<Fibre> fibres(threads);
             for (int i = 0; i < threads; ++i) {
                 fibres[i].thread.index = i;
@@ -193,9 +223,10 @@ void launch(int grid, int grid_y, int threads, size_t shared, uint32_t seed, con
                 prepare(fibres[i], stacks[i].get());
             }
             run_block(fibres, random);
+            end(block);
         }
     }
-    std::free(block.shared);
+    free_block(block);
 }
 
 #endif

@@ -2,6 +2,7 @@
 // from a seed), or an OS thread of its own (LONGBOW_THREADS: for the thread sanitizer). Warp instructions exchange
 // their operands through slots of the warp, in the fragment layouts of PTX. Background copies take place at their wait.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <climits>
 #include <cmath>
@@ -10,7 +11,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 #define LONGBOW_KERNEL extern "C"
@@ -54,16 +58,42 @@ struct Product {
     int columns;
     bool add;
     bool b_transposed;  // columns contiguous
-    bool a_shared;
     uint64_t a_descriptor;
     uint64_t b_descriptor;
-    float a[2][16];
+    const uint32_t* a_registers = nullptr;  // none: A lies in shared memory
+    uint32_t a_words[4] = {};               // what they held at the start
+    float a[2][16] = {};
+};
+
+// The sums of one register array while products have it.
+struct Held {
+    std::vector<float> numbers;
+    int products = 0;
+};
+
+// The 64 bits of a barrier of the copy engine.
+struct PhaseBarrier {
+    uint16_t count : 15;
+    uint16_t phase : 1;
+    int16_t pending;
+    int32_t bytes;
+};
+static_assert(sizeof(PhaseBarrier) == 8, "fits an mbarrier");
+
+// What is known of it beside them.
+struct Watch {
+    bool visible = false;
+    int phases = 0;  // that are over
 };
 
 struct Block {
     int index = 0, index_y = 0, grid = 1, threads = 0;
     unsigned char* shared = nullptr;
+    unsigned char* proxied = nullptr;  // the shared memory as copy engine and wgmma see it
     size_t shared_bytes = 0;
+    std::map<uint64_t*, Watch> barriers;
+    std::vector<std::function<void()>> tensor_copies;  // started, not yet there
+    uint32_t drawn = 1;
     Barrier all;
     std::vector<std::unique_ptr<Warp>> warps;
 };
@@ -75,6 +105,10 @@ struct Thread {
     std::vector<Copy> open_copies;
     std::vector<std::vector<Product>> products; // likewise
     std::vector<Product> open_products;
+    bool fenced = false;                               // registers are in order for products
+    std::map<float*, Held> held;                       // sums that products have
+    std::map<uint64_t*, int> waits;                    // next phase to wait for
+    std::set<std::pair<uint64_t, int>> descriptors;    // that were looked at
     Warp& warp() { return *block->warps[index / 32]; }
     int lane() const { return index % 32; }
 };

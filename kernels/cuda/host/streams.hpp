@@ -3,12 +3,14 @@
 // and a kernel that reads too early reads what was there before. With LONGBOW_STAND_IN_SEED=n streams run on by drawn
 // numbers of steps at every call, so that some are early, too: a copy that overwrites what is still read then shows.
 #pragma once
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <vector>
@@ -21,12 +23,14 @@ struct Event {
     uint64_t asked = 0;  // times recorded
     uint64_t done = 0;   // the latest of these that has been reached
     Stream* on = nullptr;
+    bool timed = true;
     std::chrono::steady_clock::time_point at;
 };
 
+// Steps hold their events: one may be given back while a stream still has to reach it.
 struct Step {
     std::function<void()> run;
-    const Event* waits = nullptr;
+    std::shared_ptr<const Event> waits;
     uint64_t until = 0;
 };
 
@@ -78,9 +82,9 @@ inline void run(Stream& s) {
     while (!s.steps.empty()) step(s);
 }
 
-inline void run_all() {
+inline bool idle() {
     const Lock lock(one);
-    for (Stream* s : all) run(*s);
+    return std::all_of(all.begin(), all.end(), [](const Stream* s) { return s->steps.empty() && !s->running; });
 }
 
 inline void drop(Stream* s) {
@@ -92,25 +96,26 @@ inline void drop(Stream* s) {
 
 inline void give(Stream& s, std::function<void()> run) {
     const Lock lock(one);
-    s.steps.push_back({std::move(run)});
+    s.steps.push_back({std::move(run), nullptr});
     drift();
 }
 
-inline void record(Stream& s, Event& e) {
+inline void record(Stream& s, const std::shared_ptr<Event>& e) {
     const Lock lock(one);
-    e.on = &s;
-    const uint64_t ticket = ++e.asked;
-    s.steps.push_back({[&e, ticket] {
-        e.done = ticket;
-        e.at = std::chrono::steady_clock::now();
-    }});
+    e->on = &s;
+    const uint64_t ticket = ++e->asked;
+    s.steps.push_back({[e, ticket] {
+                           e->done = ticket;
+                           e->at = std::chrono::steady_clock::now();
+                       },
+                       nullptr});
     drift();
 }
 
 // What the stream is given from here on waits for the event as it was recorded last; one that was not is no wait.
-inline void wait_for(Stream& s, const Event& e) {
+inline void wait_for(Stream& s, const std::shared_ptr<Event>& e) {
     const Lock lock(one);
-    s.steps.push_back({nullptr, &e, e.asked});
+    s.steps.push_back({nullptr, e, e->asked});
 }
 
 inline void run_to(const Event& e) {

@@ -15,8 +15,8 @@ using longbow::shim::bf16;
 using longbow::shim::to_bf16;
 
 // kEdges: differences to the time of the request lie on the edges of buckets, and one beside them.
-enum class Times { kSteady, kBursts, kUnsorted, kAges, kEdges };
-constexpr int kTimes = 5;
+enum class Times { kSteady, kBursts, kUnsorted, kAges, kEdges, kWrap };
+constexpr int kTimes = 6;
 
 struct Form {
     int head_dim = 64;
@@ -227,11 +227,13 @@ class World {
     }
 
     void make_times(Job& job) {
-        int64_t t = 1'700'000'000;
+        // Once across 2^31, where times no longer fit 32 bits, though their differences do.
+        int64_t t = form_.times == Times::kWrap ? (int64_t{1} << 31) - 40 * job.keys : 1'700'000'000;
         for (int i = 0; i < job.keys; ++i) {
             const auto draw = static_cast<int64_t>(random_() % 1000);
             switch (form_.times) {
                 case Times::kSteady: t += 300 + draw; break;
+                case Times::kWrap: t += draw % 80; break;
                 case Times::kBursts: t += draw < 950 ? draw % 3 : draw * 400; break;
                 case Times::kUnsorted: t += (draw - 480) * 60; break;
                 case Times::kEdges: {

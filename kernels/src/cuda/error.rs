@@ -16,6 +16,16 @@ pub enum CudaError {
         /// The device asked for.
         ordinal: i32,
     },
+    /// The driver is too old for the kernels.
+    #[error(
+        "the NVIDIA driver is for CUDA {}.{}, and the kernels need one for 13.0 (update it to 580 or later)",
+        .found / 1000,
+        .found % 1000 / 10
+    )]
+    OldDriver {
+        /// What the driver is for, as 12080 for 12.8.
+        found: i32,
+    },
     /// The device is too old for the kernels.
     #[error("compute capability {found} is below 8.0, the oldest that the kernels are compiled for")]
     TooOld {
@@ -101,12 +111,16 @@ fn sticky(code: CUresult) -> bool {
             | R::CUDA_ERROR_INVALID_PC
             | R::CUDA_ERROR_LAUNCH_FAILED
             | R::CUDA_ERROR_ECC_UNCORRECTABLE
+            | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | R::CUDA_ERROR_CONTAINED
+            | R::CUDA_ERROR_TENSOR_MEMORY_LEAK
             | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
             | R::CUDA_ERROR_INVALID_CONTEXT
             | R::CUDA_ERROR_DEINITIALIZED
             | R::CUDA_ERROR_DEVICE_UNAVAILABLE
             | R::CUDA_ERROR_EXTERNAL_DEVICE
             | R::CUDA_ERROR_MPS_CLIENT_TERMINATED
+            | R::CUDA_ERROR_MPS_RPC_FAILURE
             | R::CUDA_ERROR_UNKNOWN
     )
 }

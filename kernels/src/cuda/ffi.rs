@@ -21,7 +21,7 @@ pub use order::Mark;
 pub use peers::MatrixProduct;
 
 use super::error::{CudaError, Wrap};
-use super::info::DeviceInfo;
+use super::info::{DRIVER_MIN, DeviceInfo};
 use super::params::TensorMap;
 
 /// Numbers and parameter structs: any bits are a value, no padding matters, and no host pointers.
@@ -62,10 +62,14 @@ pub(super) fn devices() -> Result<(i32, Vec<DeviceInfo>), CudaError> {
     if !driver_present() {
         return Err(CudaError::NoDriver);
     }
-    result::init().wrap("start the driver")?;
     let mut version = 0;
-    // SAFETY: writes one int.
+    // SAFETY: writes one int; the driver need not be started for it.
     unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().wrap("read the driver's version")?;
+    match result::init() {
+        // A driver that may see nothing does not start.
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => return Ok((version, Vec::new())),
+        started => started.wrap("start the driver")?,
+    }
     let count = result::device::get_count().wrap("count devices")?;
     let list = (0..count).map(info).collect::<Result<_, _>>()?;
     Ok((version, list))
@@ -110,7 +114,10 @@ impl Device {
     /// # Errors
     /// [`CudaError`], among them that there is no driver or no such device.
     pub fn open(ordinal: i32) -> Result<Arc<Self>, CudaError> {
-        let (_, list) = devices()?;
+        let (driver, list) = devices()?;
+        if driver < DRIVER_MIN {
+            return Err(CudaError::OldDriver { found: driver });
+        }
         let found = usize::try_from(ordinal).ok().and_then(|at| list.into_iter().nth(at));
         let info = found.ok_or(CudaError::NoDevice { ordinal })?;
         let handle = result::device::get(ordinal).wrap("find the device")?;
@@ -120,10 +127,20 @@ impl Device {
     fn on(info: DeviceInfo, handle: sys::CUdevice) -> Result<Arc<Self>, CudaError> {
         // SAFETY: `handle` comes from the driver; the reference is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(handle) }.wrap("make a context")?;
-        // SAFETY: the context was just made.
-        unsafe { result::ctx::set_current(context) }.wrap("use the context")?;
-        let make = || result::stream::create(result::stream::StreamKind::NonBlocking).wrap("make a stream");
-        Ok(Arc::new(Self { info, handle, context, stream: make()?, uploads: make()? }))
+        let streams = || -> Result<_, CudaError> {
+            // SAFETY: the context was just made.
+            unsafe { result::ctx::set_current(context) }.wrap("use the context")?;
+            let make = || result::stream::create(result::stream::StreamKind::NonBlocking).wrap("make a stream");
+            Ok((make()?, make()?))
+        };
+        match streams() {
+            Ok((stream, uploads)) => Ok(Arc::new(Self { info, handle, context, stream, uploads })),
+            Err(error) => {
+                // SAFETY: gives back the reference taken above, and a stream of it goes with the context.
+                let _ = unsafe { result::primary_ctx::release(handle) };
+                Err(error)
+            }
+        }
     }
 
     /// The same device with streams of its own: what is started here runs beside what is started there, and waits for
@@ -283,7 +300,7 @@ unsafe impl Send for Graph {}
 impl Drop for Graph {
     fn drop(&mut self) {
         let _ = self.device.bind();
-        // SAFETY: made by `capture`, destroyed once; the driver waits for a running launch.
+        // SAFETY: made by `capture`, destroyed once; a launch that runs goes on, and the driver lets go at its end.
         let _ = unsafe { result::graph::exec_destroy(self.handle) };
     }
 }

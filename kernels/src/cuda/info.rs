@@ -52,6 +52,13 @@ impl DeviceInfo {
         }
     }
 
+    /// Whether the driver compiles the kernels for the device from PTX, when they are first loaded: it is newer than all that
+    /// they were compiled for.
+    #[must_use]
+    pub fn from_ptx(&self) -> bool {
+        self.major > 9
+    }
+
     /// Compute capability, as in 9.0.
     #[must_use]
     pub fn capability(&self) -> String {
@@ -102,6 +109,10 @@ mod tests {
         assert_eq!(of(9, 0).form(), Ok(Form::Sm90));
         assert_eq!(of(8, 6).form(), Ok(Form::Sm80));
         assert_eq!(of(10, 0).form(), Ok(Form::Sm80), "the code for 9.0a runs on 9.0 alone");
+        assert_eq!(
+            [(8, 0), (8, 9), (9, 0), (10, 0), (12, 1)].map(|(a, b)| of(a, b).from_ptx()),
+            [false, false, false, true, true]
+        );
         assert_eq!(of(7, 5).form(), Err(CudaError::TooOld { found: "7.5".to_owned() }));
     }
 }

@@ -96,6 +96,12 @@ impl PageStore {
         self.shape
     }
 
+    /// Numbers of one page, which lie together: page `i` begins at `i` times as many.
+    #[must_use]
+    pub fn page_numbers(&self) -> usize {
+        self.stride()
+    }
+
     pub(super) fn stride(&self) -> usize {
         Self::stride_of(self.shape, self.layers)
     }
@@ -110,7 +116,7 @@ impl PageStore {
         PAGE_ROWS * self.shape.width()
     }
 
-    /// All K and V, to fill in checks.
+    /// All K and V, to be copied page by page, or filled in checks.
     #[must_use]
     pub fn numbers(&self) -> &Buffer<u16> {
         &self.pool

@@ -218,7 +218,7 @@ pub(super) struct PutRows {
 }
 
 /// A matrix as the tensor copy engine sees it: opaque to us.
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 #[derive(Debug, Clone, Copy)]
 pub struct TensorMap {
     pub(super) opaque: [u64; 16],

@@ -14,6 +14,9 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and DQ (Skylake-X, Zen 4 and later).
     Avx512,
+    /// AVX-512 with BF16 (Cooper Lake, Zen 4 and later): histories kept in `bf16` are multiplied in pairs, those in `f32` as with
+    /// [`Isa::Avx512`].
+    Avx512Bf16,
     /// AVX-512 with AMX tiles of bfloat16 (Sapphire Rapids and later): histories kept in `bf16` are multiplied in tiles, those
     /// in `f32` as with [`Isa::Avx512`].
     Amx,
@@ -37,8 +40,11 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("avx512dq")
                 {
                     found.push(Isa::Avx512);
-                    if has_bf16() && has_tiles() && ffi::amx_permitted() {
-                        found.push(Isa::Amx);
+                    if std::arch::is_x86_feature_detected!("avx512bf16") {
+                        found.push(Isa::Avx512Bf16);
+                        if has_tiles() && ffi::amx_permitted() {
+                            found.push(Isa::Amx);
+                        }
                     }
                 }
             }
@@ -52,26 +58,22 @@ impl Isa {
         Self::available().last().copied().unwrap_or(Isa::Portable)
     }
 
+    /// Whether products of histories kept in `bf16` are of bf16 numbers: queries and weights are rounded too then.
+    #[must_use]
+    pub fn multiplies_bf16(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx | Isa::AmxModel)
+    }
+
     /// `self` when this machine can run it.
     pub(crate) fn require(self) -> Result<Isa, KernelError> {
         let available = Self::available();
-        let modelled = self == Isa::AmxModel && available.contains(&Isa::Avx512) && has_bf16();
+        let modelled = self == Isa::AmxModel && available.contains(&Isa::Avx512Bf16);
         if modelled || available.contains(&self) {
             Ok(self)
         } else {
             Err(KernelError::IsaUnavailable { wanted: self.to_string(), available })
         }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_bf16() -> bool {
-    std::arch::is_x86_feature_detected!("avx512bf16")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_bf16() -> bool {
-    false
 }
 
 /// CPUID leaf 7: AMX-BF16 is bit 22 of edx, AMX-TILE bit 24.
@@ -87,6 +89,7 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Amx => "amx",
             Isa::AmxModel => "amx-model",
         })
@@ -96,12 +99,13 @@ impl fmt::Display for Isa {
 impl FromStr for Isa {
     type Err = KernelError;
 
-    /// Reads `portable`, `avx2`, `avx512`, `amx` or `amx-model`, in any case.
+    /// Reads `portable`, `avx2`, `avx512`, `avx512bf16`, `amx` or `amx-model`, in any case.
     fn from_str(text: &str) -> Result<Self, KernelError> {
         match text.to_ascii_lowercase().as_str() {
             "portable" => Ok(Isa::Portable),
             "avx2" => Ok(Isa::Avx2),
             "avx512" => Ok(Isa::Avx512),
+            "avx512bf16" => Ok(Isa::Avx512Bf16),
             "amx" => Ok(Isa::Amx),
             "amx-model" => Ok(Isa::AmxModel),
             _ => Err(KernelError::IsaUnavailable { wanted: text.to_owned(), available: Isa::available() }),

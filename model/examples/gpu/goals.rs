@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::Failure;
 use crate::peers;
+use crate::table::{guarded, met, row};
 use crate::world::{Shape, World};
 
 /// Measurements of one figure, of which the median counts.
@@ -35,25 +36,29 @@ pub(crate) fn median(engine: &CudaEngine, work: impl Fn() -> Result<(), CudaErro
     Ok(f64::from(times[ROUNDS / 2]))
 }
 
-pub(crate) fn row(what: &str, figure: String, peer: String, goal: &str) {
-    println!("| {what} | {figure} | {peer} | {goal} |");
-}
-
-pub(crate) fn run(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> {
+/// Every figure is a row of its own, and one that fails hides no other; false where one did.
+pub(crate) fn run(engine: &Arc<CudaEngine>, small: bool) -> bool {
     if small {
         println!("Sizes are shrunk, so these figures only show that everything runs.\n");
     }
-    println!("| what | figure | peer in this run | goal |\n| --- | --- | --- | --- |");
-    let matmul = peers::matrix_product(engine, if small { 64 } else { 8192 })?;
-    let bandwidth = peers::copy_bandwidth(engine, if small { 1 << 20 } else { 1 << 30 })?;
+    let (mut matmul, mut bandwidth, mut pass) = (None, None, true);
+    pass &= guarded("goals", "matrix product", || {
+        matmul = peers::matrix_product(engine, if small { 64 } else { 8192 })?;
+        Ok(true)
+    });
+    pass &= guarded("goals", "copy on the device", || {
+        bandwidth = Some(peers::copy_bandwidth(engine, if small { 1 << 20 } else { 1 << 30 })?);
+        Ok(true)
+    });
     let shrink = if small { 64 } else { 1 };
+    pass &= guarded("goals", "one user", || serving(engine, small));
     for (head_dim, keys, public) in PUBLIC {
-        history(engine, (head_dim, keys / shrink, public), matmul, small)?;
+        let what = format!("history, {keys} keys, d{head_dim}");
+        pass &= guarded("goals", what, || history(engine, (head_dim, keys / shrink, public), matmul, small));
     }
-    peers::projection(engine, if small { 200 } else { 16_384 })?;
-    top_k(engine, if small { 2000 } else { 1_000_000 }, bandwidth)?;
-    serving(engine, small)?;
-    Ok(())
+    pass &= guarded("goals", "exact top-k", || top_k(engine, if small { 2000 } else { 1_000_000 }, bandwidth));
+    pass &= guarded("goals", "projection", || peers::projection(engine, if small { 200 } else { 16_384 }));
+    pass
 }
 
 fn history(
@@ -61,7 +66,7 @@ fn history(
     (head_dim, keys, public): (usize, usize, f64),
     matmul: Option<f64>,
     small: bool,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let jobs = if small { 2 } else { 16 };
     let shape = Shape { jobs, keys, heads: 4, head_dim, causal: true, bias: false, ragged: false, candidates: 0 };
     let plain = World::new(engine, shape, 1)?;
@@ -69,26 +74,31 @@ fn history(
     let ms = median(engine, || plain.start(engine, form))?;
     let rate = plain.flops() / (ms * 1e9);
     let mut peer = format!("public {public:.0} TFLOP/s: {:.2}x", rate / public);
-    let mut goal = "1.0x of the public figure".to_owned();
+    let (mut goal, mut least) = ("1.0x of the public figure".to_owned(), rate / public);
     if let (Some(matmul), 128) = (matmul, head_dim) {
         peer += &format!("; product: {:.2}", rate / matmul);
         goal += ", 0.55 of the product";
+        least = least.min(rate / matmul / 0.55);
     }
     row(
-        &format!("history {jobs} x {keys}, h4 d{head_dim}, no bias"),
+        "goals",
+        format!("history {jobs} x {keys}, h4 d{head_dim}, no bias"),
         format!("{rate:.0} TFLOP/s ({ms:.3} ms)"),
         peer,
         &goal,
+        met(least, 1.0),
     );
     drop(plain);
     let biased = World::new(engine, Shape { bias: true, ..shape }, 1)?;
     let with = median(engine, || biased.start(engine, form))?;
-    row("the same with bias", format!("{with:.3} ms"), format!("without: {:.2}x", ms / with), "0.8x of without");
-    Ok(())
+    let what = format!("history {jobs} x {keys}, h4 d{head_dim}, bias");
+    let peer = format!("without: {:.2}x", ms / with);
+    row("goals", what, format!("{with:.3} ms"), peer, "0.8x of without", met(ms / with, 0.8));
+    Ok(true)
 }
 
 /// Device time of the search kernels over vectors of either precision, and a search as the server asks for it.
-fn top_k(engine: &CudaEngine, rows: usize, bandwidth: f64) -> Result<(), Failure> {
+fn top_k(engine: &CudaEngine, rows: usize, bandwidth: Option<f64>) -> Result<bool, Failure> {
     let (dim, device, k) = (128, engine.device(), 1000.min(rows / 2));
     let mut rng = StdRng::seed_from_u64(3);
     // Any bytes are int8 numbers, and as halves of bf16 below they are made from numbers that are sound.
@@ -109,9 +119,10 @@ fn top_k(engine: &CudaEngine, rows: usize, bandwidth: f64) -> Result<(), Failure
         let search = TopK { vectors, dim, queries: queries.region(), eligible: None, eligible_words: 0, k };
         let ms = median(engine, || engine.top_k(&search, &scratch, (out_rows.region(), out_scores.region())))?;
         let rate = (rows * dim * bytes) as f64 / (ms / 1e3);
-        let peer = format!("copy: {:.2}", rate / bandwidth);
+        let part = bandwidth.map_or(0.0, |bandwidth| rate / bandwidth);
         let what = format!("exact top {k} of {rows} x {dim} {name}");
-        row(&what, format!("{:.2} TB/s ({ms:.3} ms)", rate / 1e12), peer, "0.7 of the copy");
+        let figure = format!("{:.2} TB/s ({ms:.3} ms)", rate / 1e12);
+        row("goals", what, figure, format!("copy: {part:.2}"), "0.7 of the copy", met(part, 0.7));
     }
     drop((numbers, scales, scratch));
     for precision in [Precision::Bf16, Precision::Int8] {
@@ -131,18 +142,14 @@ fn top_k(engine: &CudaEngine, rows: usize, bandwidth: f64) -> Result<(), Failure
         }
         times.sort_by(f64::total_cmp);
         let figure = format!("{:.3} ms", times[times.len() / 2]);
-        row(
-            &format!("the same as the server asks, half eligible, {precision:?}"),
-            figure,
-            "wall clock, with all copies".to_owned(),
-            "",
-        );
+        let what = format!("exact top {k} of {rows} x {dim} as the server asks, half eligible, {precision:?}");
+        row("goals", what, figure, "wall clock, with all copies", "", "");
     }
-    Ok(())
+    Ok(true)
 }
 
 /// One user of 10,000 events, d = 256, 4 layers: cold and warm, on the wall clock.
-fn serving(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> {
+fn serving(engine: &Arc<CudaEngine>, small: bool) -> Result<bool, Failure> {
     let events = if small { 150 } else { 10_000 };
     let candidates_len = if small { 20 } else { 500 };
     let config = Config {
@@ -190,14 +197,14 @@ fn serving(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> {
     }
     cold.sort_by(f64::total_cmp);
     warm.sort_by(f64::total_cmp);
-    let what = format!("one user cold, {events} events, d 256");
-    row(&what, format!("{:.3} ms", cold[cold.len() / 2]), "wall clock, with all copies".to_owned(), "0.8 ms");
-    row(
-        &format!("warm, {candidates_len} candidates"),
-        format!("{:.3} ms", warm[warm.len() / 2]),
-        "wall clock, with all copies".to_owned(),
-        "0.1 ms",
-    );
+    let clock = "wall clock, with all copies";
+    for (what, times, goal) in [
+        (format!("one user cold, {events} events, d 256"), &cold, 0.8),
+        (format!("warm, {candidates_len} candidates"), &warm, 0.1),
+    ] {
+        let ms = times[times.len() / 2];
+        row("goals", what, format!("{ms:.3} ms"), clock, &format!("{goal} ms"), met(goal / ms, 1.0));
+    }
     if small {
         let mut cpu = CpuEncoder::new(Arc::clone(&model), Arc::new(Engine::new(1, None)?));
         let mut state = cpu.new_state();
@@ -205,7 +212,7 @@ fn serving(engine: &Arc<CudaEngine>, small: bool) -> Result<(), Failure> {
         let encoded = cpu.finish(&[Finish { state: &state, window, items: &items, query_time }])?;
         let other = cpu.score(&[Score { encoded: &encoded[0], items: &items, candidates: &candidates }])?;
         let worst = probs.iter().zip(&other[0].probs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        row("probabilities, GPU and CPU", format!("{worst:.1e} apart"), String::new(), "");
+        row("goals", "probabilities, GPU and CPU", format!("{worst:.1e} apart"), "", "", "");
     }
-    Ok(())
+    Ok(true)
 }

@@ -1,20 +1,22 @@
-//! What `scripts/gpu-check` runs on a machine with a GPU: golden files, fresh random shapes against f64, and the table of
-//! goals. It needs the driver and nothing else. `--small` shrinks everything for the stand-in driver; `--only shapes` is
-//! for compute-sanitizer.
+//! What `scripts/gpu-check` runs on a machine with a GPU: golden files, fresh random shapes against f64, and the goals, all as
+//! rows of one table (part, what, figure, peer, goal, verdict). It needs the driver and nothing else. `--small` shrinks
+//! everything for the stand-in driver; `--only shapes` is for compute-sanitizer.
 #![expect(clippy::cast_possible_truncation, reason = "a peer that rounds")]
 #![expect(clippy::print_stdout, reason = "a command line tool answers on stdout")]
 
 mod goals;
 mod peers;
 mod shapes;
+mod table;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use longbow_kernels::cuda::{COMPILED_FOR, CudaEngine, probe};
 use longbow_model::golden;
+use table::{guarded, passed, row};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -71,20 +73,19 @@ fn run() -> Result<ExitCode, Failure> {
     let wants = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     let mut pass = true;
     if let Some(folder) = options.golden.as_ref().filter(|_| wants("golden")) {
-        pass &= golden_files(folder, &engine, options.small)?;
+        pass &= guarded("golden", folder.display(), || golden_files(folder, &engine, options.small));
     }
     if wants("shapes") {
-        pass &= shapes::run(&engine, options.small, options.seed)?;
+        pass &= guarded("shapes", "random shapes", || shapes::run(&engine, options.small, options.seed));
     }
     if wants("goals") {
-        goals::run(&engine, options.small)?;
+        pass &= goals::run(&engine, options.small);
     }
     println!("\n{}", if pass { "All checks passed." } else { "CHECKS FAILED." });
     Ok(if pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn golden_files(folder: &PathBuf, engine: &Arc<CudaEngine>, small: bool) -> Result<bool, Failure> {
-    println!("| golden file | output | rows | largest error | allowed | |\n| --- | --- | --- | --- | --- | --- |");
+fn golden_files(folder: &Path, engine: &Arc<CudaEngine>, small: bool) -> Result<bool, Failure> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|path| path.extension().is_some_and(|ending| ending == "safetensors"));
     if small {
@@ -92,17 +93,23 @@ fn golden_files(folder: &PathBuf, engine: &Arc<CudaEngine>, small: bool) -> Resu
     }
     files.sort();
     let mut pass = !files.is_empty();
-    for path in files {
-        let Some(report) = golden::check_device(&path, engine)? else { continue };
-        pass &= report.pass();
-        for check in &report.checks {
-            let verdict = if check.error_max <= report.tolerance { "ok" } else { "FAIL" };
-            println!(
-                "| {} | {} | {} | {:.2e} | {:.2e} | {verdict} |",
-                report.name, check.what, check.rows, check.error_max, report.tolerance
-            );
-        }
+    for path in &files {
+        pass &= guarded("golden", path.display(), || golden_file(path, engine));
     }
-    println!();
     Ok(pass)
+}
+
+fn golden_file(path: &Path, engine: &Arc<CudaEngine>) -> Result<bool, Failure> {
+    let Some(report) = golden::check_device(path, engine)? else { return Ok(true) };
+    for check in &report.checks {
+        row(
+            "golden",
+            format!("{}, {}, {} rows", report.name, check.what, check.rows),
+            format!("error {:.2e}", check.error_max),
+            "",
+            &format!("{:.2e}", report.tolerance),
+            passed(check.error_max <= report.tolerance),
+        );
+    }
+    Ok(report.pass())
 }

@@ -6,7 +6,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::Failure;
-use crate::goals::{median, row};
+use crate::goals::median;
+use crate::table::row;
 
 /// Numbers that are drawn once and used over and over.
 fn numbers(len: usize, seed: u64) -> Vec<u16> {
@@ -18,11 +19,11 @@ fn numbers(len: usize, seed: u64) -> Vec<u16> {
 pub(crate) fn matrix_product(engine: &CudaEngine, n: usize) -> Result<Option<f64>, Failure> {
     let what = format!("bf16 matrix product {n}^3");
     let Some(product) = MatrixProduct::new(engine.device(), (n, n, n), &numbers(1 << 20, 7))? else {
-        row(&what, "cublasLt is absent".to_owned(), String::new(), "");
+        row("goals", what, "cublasLt is absent", "", "", "");
         return Ok(None);
     };
     let rate = 2.0 * (n as f64).powi(3) / (median(engine, || product.start())? * 1e9);
-    row(&format!("{what}, cublasLt"), format!("{rate:.0} TFLOP/s"), String::new(), "");
+    row("goals", format!("{what}, cublasLt"), format!("{rate:.0} TFLOP/s"), "", "", "");
     Ok(Some(rate))
 }
 
@@ -37,13 +38,13 @@ pub(crate) fn copy_bandwidth(engine: &CudaEngine, bytes: usize) -> Result<f64, F
         device.upload_slice(&from, at, &drawn[..drawn.len().min(bytes - at)])?;
     }
     let rate = 2.0 * bytes as f64 / (median(engine, || device.copy(&from, &to, bytes))? / 1e3);
-    row("copy on the device", format!("{:.2} TB/s", rate / 1e12), String::new(), "");
+    row("goals", "copy on the device", format!("{:.2} TB/s", rate / 1e12), "", "", "");
     Ok(rate)
 }
 
 /// Our projection (norm, product, SiLU, K and V to their pages) beside the vendor's product of the same shape, which does
 /// none of the rest: the place to change if it is far ahead.
-pub(crate) fn projection(engine: &CudaEngine, rows: usize) -> Result<(), Failure> {
+pub(crate) fn projection(engine: &CudaEngine, rows: usize) -> Result<bool, Failure> {
     let (device, shape, d) = (engine.device(), HeadShape::new(4, 64)?, 256);
     let width = shape.width();
     let pages = PageStore::new(device, shape, 1, rows.div_ceil(PAGE_ROWS))?;
@@ -71,6 +72,7 @@ pub(crate) fn projection(engine: &CudaEngine, rows: usize) -> Result<(), Failure
         None => "cublasLt is absent".to_owned(),
     };
     let rate = flops / (ours * 1e9);
-    row(&format!("projection {rows} x {} x {d}", 4 * width), format!("{rate:.0} TFLOP/s ({ours:.3} ms)"), peer, "");
-    Ok(())
+    let what = format!("projection {rows} x {} x {d}", 4 * width);
+    row("goals", what, format!("{rate:.0} TFLOP/s ({ours:.3} ms)"), peer, "", "");
+    Ok(true)
 }

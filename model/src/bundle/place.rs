@@ -35,7 +35,7 @@ pub fn install(
 pub(super) fn place(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), BundleError> {
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |source| BundleError::Io { path: path.clone(), source }
+        move |cause| BundleError::Io { path: path.clone(), cause }
     };
     let mut beside = dir.as_os_str().to_owned();
     beside.push(".new");

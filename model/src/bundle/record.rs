@@ -55,7 +55,7 @@ pub fn write(dir: impl AsRef<Path>, model: &Model, about: &About, seed: u64) -> 
     let sha256 = hashes(&[]);
     let mut manifest = Manifest { format: FORMAT, name, made_by, created, features, calibration, sha256, training };
     manifest.check_model(model)?;
-    let bytes = model.to_bytes().map_err(|source| BundleError::Load { file: MODEL, source })?;
+    let bytes = model.to_bytes().map_err(|cause| BundleError::Load { file: MODEL, cause })?;
     let mut hasher = Sha256::new().chain_update(&bytes);
     manifest.write_served(&mut hasher);
     let version = Version(hasher.finalize().into());
@@ -82,7 +82,7 @@ impl Tensors {
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
-        let damaged = |reason: String| BundleError::Load { file: SELF_CHECK, source: LoadError::Header { reason } };
+        let damaged = |reason: String| BundleError::Load { file: SELF_CHECK, cause: LoadError::Header { reason } };
         let mut views = Vec::with_capacity(self.0.len());
         for (name, dtype, shape, bytes) in &self.0 {
             let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| damaged(e.to_string()))?;

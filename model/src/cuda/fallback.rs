@@ -8,7 +8,7 @@ use longbow_kernels::Engine;
 use super::CudaEncoder;
 use crate::config::Config;
 use crate::cpu::CpuEncoder;
-use crate::encoder::{Advance, EncodeError, Encoder, Finish, Score, Scores};
+use crate::encoder::{Advance, EncodeError, Encoder, Finish, HostTier, Score, Scores};
 use crate::model::Version;
 use crate::state::{Encoded, UserState};
 
@@ -139,5 +139,20 @@ impl Encoder for FallbackEncoder {
             return self.note(result);
         }
         self.cpu.score(jobs)
+    }
+    fn host_tier(&self) -> Option<HostTier> {
+        self.gpu.as_ref().and_then(Encoder::host_tier)
+    }
+
+    fn park(&mut self, state: &mut UserState) -> bool {
+        let Some(gpu) = self.gpu() else { return false };
+        let result = gpu.park_pages(state);
+        self.note(result).unwrap_or(false)
+    }
+
+    fn unpark(&mut self, state: &mut UserState) -> Result<(), EncodeError> {
+        let Some(gpu) = self.gpu() else { return Err(EncodeError::Kernel("the GPU is lost".to_owned())) };
+        let result = gpu.unpark(state);
+        self.note(result)
     }
 }

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use longbow_kernels::cuda::{CudaError, Device, HeadShape, PAGE_ROWS, PageStore};
 
+use super::tier::HostPage;
+
 /// All pages of one encoder. A page goes back when its last holder drops it; since all work runs in order on one stream,
 /// whoever gets it next writes it after its last reader has read it.
 #[derive(Debug)]
@@ -43,6 +45,11 @@ impl PagePool {
         &self.store
     }
 
+    /// Bytes of one page.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
     /// Pages that nobody holds.
     #[must_use]
     pub fn free_pages(&self) -> usize {
@@ -66,6 +73,11 @@ impl PagePool {
 }
 
 impl Page {
+    /// Its place in the pool.
+    pub(crate) fn place(&self) -> usize {
+        self.index as usize
+    }
+
     /// Its number in the pool.
     pub(crate) fn index(&self) -> i32 {
         i32::try_from(self.index).unwrap_or(i32::MAX)
@@ -83,15 +95,17 @@ impl Drop for Page {
 pub(crate) struct DevicePages {
     pub(super) pool: Arc<PagePool>,
     pub(super) pages: Vec<Arc<Page>>,
+    /// The same pages in host memory, while they are there instead.
+    pub(super) parked: Vec<Arc<HostPage>>,
 }
 
 impl DevicePages {
     pub(super) fn new(pool: &Arc<PagePool>) -> Self {
-        Self { pool: Arc::clone(pool), pages: Vec::new() }
+        Self { pool: Arc::clone(pool), pages: Vec::new(), parked: Vec::new() }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.pages.len() * self.pool.page_bytes
+        (self.pages.len() + self.parked.len()) * self.pool.page_bytes
     }
 
     pub(crate) fn lost(&self) -> bool {
@@ -100,5 +114,6 @@ impl DevicePages {
 
     pub(crate) fn truncate(&mut self, rows: usize) {
         self.pages.truncate(rows.div_ceil(PAGE_ROWS));
+        self.parked.truncate(rows.div_ceil(PAGE_ROWS));
     }
 }

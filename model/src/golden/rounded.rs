@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use longbow_kernels::Isa;
-
 use super::file::{Histories, User};
 use super::naive::{Naive, Rounds};
 use super::{Check, GoldenError, Place, Report};
@@ -32,8 +30,7 @@ impl Rounded for CpuEncoder {
         self.model()
     }
     fn rounds(&self) -> Rounds {
-        // Only the tiles multiply in bf16.
-        if matches!(self.engine().isa(), Isa::Amx | Isa::AmxModel) { Rounds::Everything } else { Rounds::States }
+        if self.engine().isa().multiplies_bf16() { Rounds::Everything } else { Rounds::States }
     }
     fn whole(&mut self, window: Window<'_>, items: &ItemTable, query_time: i64) -> Result<Vec<f32>, EncodeError> {
         self.encode_rows(window, items, query_time)

@@ -139,7 +139,7 @@ fn a_damaged_file_is_refused_with_its_name() {
     let good = fs::read(dir.join(MODEL)).unwrap();
     fs::write(dir.join(MODEL), &good[..good.len() - 5]).unwrap();
     let error = whole(&dir).unwrap_err();
-    assert!(matches!(error, BundleError::Load { file: MODEL, source: LoadError::Truncated { .. } }), "{error}");
+    assert!(matches!(error, BundleError::Load { file: MODEL, cause: LoadError::Truncated { .. } }), "{error}");
 
     let mut changed = good.clone();
     *changed.last_mut().unwrap() ^= 1;

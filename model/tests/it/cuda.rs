@@ -1,5 +1,7 @@
 //! The GPU path, on a GPU or on the stand-in driver (`scripts/gpu-host --driver`); skipped where there is neither.
 
+mod tier;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -270,7 +270,9 @@ fn states_in_bf16_take_half_the_memory() {
     assert!(rounded.bytes() < numbers * 2 + 640 * 14 + 2_000, "{} bytes", rounded.bytes());
     let users = |state: &UserState| {
         let mut cache = StateCache::new(10 * exact.bytes() + exact.bytes() / 2);
-        (0..40).for_each(|user| cache.put(StateKey { user, version: model.version() }, state.clone()));
+        for user in 0..40 {
+            cache.put(StateKey { user, version: model.version() }, state.clone());
+        }
         cache.len()
     };
     assert_eq!(users(&exact), 10);

@@ -12,6 +12,8 @@ from .config import Config
 from .loop import Trainer, log
 from .model import Hstu
 
+# Most runs in a row, each begun from the one before, that a bundle tells of.
+STAGES_MAX = 16
 # Defaults that hang on the data: shapes and recipe.
 DEFAULTS = {
     "dataset": {
@@ -222,10 +224,16 @@ def export(trainer, o, folder):
 
 
 def commands(o):
-    """The commands that made a run's weights, the first stage's first."""
-    before = pathlib.Path(o.init) / "options.json" if o.init else None
-    told = json.loads(before.read_text())["told"] if before is not None and before.is_file() else None
-    return [*(["scripts/train " + " ".join(told)] if told else []), "scripts/train " + " ".join(o.told)]
+    """The commands that made a run's weights, that of the first stage first."""
+    told, folder = [o.told], o.init
+    while folder and len(told) < STAGES_MAX:
+        file = pathlib.Path(folder) / "options.json"
+        if not file.is_file():
+            break
+        before = json.loads(file.read_text())
+        told.append(before["told"])
+        folder = before["init"]
+    return ["scripts/train " + " ".join(words) for words in reversed(told)]
 
 
 def test(model, o, device):

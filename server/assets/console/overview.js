@@ -40,6 +40,7 @@ function page(now, then, seconds, whole) {
     tile("bids a second", rate("longbow_bids_total")),
     tile("median of a bid request", ms(quantile(now, then, "longbow_request_seconds", bids, 0.5))),
     tile("99% of bid requests within", ms(quantile(now, then, "longbow_request_seconds", bids, 0.99))),
+    tile("requests refused", count(delta("longbow_requests_total", { status: "503" })), delta("longbow_requests_total", { status: "503" }) ? "warm" : null),
     tile("requests failed", count(delta("longbow_requests_total", { status: "5xx" })), delta("longbow_requests_total", { status: "5xx" }) ? "bad" : null),
     tile("recall of sampled searches", percent(sum(now, "longbow_recall_ratio"))),
     tile("memory", `${count(sum(now, "longbow_process_resident_bytes") / 1048576)} MiB`));
@@ -59,7 +60,7 @@ function page(now, then, seconds, whole) {
   return [
     h("div", { class: "bar" }, h("h1", {}, "Overview"), h("p", { class: "quiet" }, whole ? "since the server started" : `the last ${count(seconds)} seconds`)),
     tiles,
-    h("div", { class: "grid" },
+    h("div", { class: "grid two" },
       card("Latency by stage", false, table(["stage", "requests", "median", "99%"], stageRows, "Latency by stage")),
       card("Why there was no bid", false, reasons.length ? bars(reasons, "Requests without a bid, by reason") : h("p", { class: "quiet" }, "Every bid request got a bid, or none came.")),
       card("Caches", false, table(["cache", "lookups", "hits", "memory"], caches, "Caches")),

@@ -3,6 +3,7 @@
 
 use super::audit::{Audit, Call};
 use super::mcp::Confirmations;
+use super::tags::IfMatch;
 use super::tokens::{Caller, Role, Tokens};
 use super::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written};
 use crate::app::App;
@@ -83,7 +84,7 @@ impl<C: CatalogAdmin> Desk<C> {
         call: &Call<'_>,
         kind: Kind,
         (id, mut record): (&str, Value),
-        mode: WriteMode,
+        (mode, if_match): (WriteMode, &IfMatch),
     ) -> Result<Written, Fault> {
         may_write(call.caller, kind)?;
         let before = self.app.get(kind, id).await.ok();
@@ -91,31 +92,37 @@ impl<C: CatalogAdmin> Desk<C> {
             self.may_change(call.caller, kind, id, before).await?;
         }
         self.claim(call.caller, kind, &mut record).await?;
-        let written = self.app.put(kind, id, record, mode).await.map_err(|error| error.fault())?;
+        let written = self.app.put(kind, id, record, (mode, if_match)).await.map_err(|error| error.fault())?;
         let action = format!("{}.{}", kind.name(), if written.created { "create" } else { "replace" });
         self.audited(call, action, id, (before.as_ref().filter(|_| !written.created), Some(&written.record)));
         Ok(written)
     }
 
     /// Changes fields of a record.
-    pub(super) async fn patch(&self, call: &Call<'_>, kind: Kind, id: &str, patch: Value) -> Result<Written, Fault> {
+    pub(super) async fn patch(
+        &self,
+        call: &Call<'_>,
+        kind: Kind,
+        (id, patch): (&str, Value),
+        if_match: &IfMatch,
+    ) -> Result<Written, Fault> {
         may_write(call.caller, kind)?;
         let before = self.app.get(kind, id).await.map_err(|error| error.fault())?;
         self.may_change(call.caller, kind, id, &before).await?;
         let mut after = before.clone();
         super::merge_patch(&mut after, &patch);
         self.claim(call.caller, kind, &mut after).await?;
-        let written = self.app.patch(kind, id, patch).await.map_err(|error| error.fault())?;
+        let written = self.app.patch(kind, id, patch, if_match).await.map_err(|error| error.fault())?;
         self.audited(call, format!("{}.change", kind.name()), id, (Some(&before), Some(&written.record)));
         Ok(written)
     }
 
     /// Removes a record.
-    pub(super) async fn delete(&self, call: &Call<'_>, kind: Kind, id: &str) -> Result<(), Fault> {
+    pub(super) async fn delete(&self, call: &Call<'_>, kind: Kind, id: &str, if_match: &IfMatch) -> Result<(), Fault> {
         may_write(call.caller, kind)?;
         let before = self.app.get(kind, id).await.map_err(|error| error.fault())?;
         self.may_change(call.caller, kind, id, &before).await?;
-        self.app.delete(kind, id).await.map_err(|error| error.fault())?;
+        self.app.delete(kind, id, if_match).await.map_err(|error| error.fault())?;
         self.audited(call, format!("{}.delete", kind.name()), id, (Some(&before), None));
         Ok(())
     }

@@ -15,13 +15,14 @@ use super::audit::Call;
 use super::desk::Desk;
 use super::tokens::Caller;
 use crate::http::Request;
-use crate::http::respond::{Fault, Response};
+use crate::http::respond::{self, Fault, Response};
 use http_body_util::{BodyExt as _, Full};
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, GetPromptRequestParams, GetPromptResponse,
-    Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
-    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ClientJsonRpcMessage, ErrorCode, ErrorData,
+    GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
+    ServerCapabilities, ServerConfig,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
@@ -68,6 +69,12 @@ pub(super) async fn answer<C: CatalogAdmin>(
     mut request: Request,
 ) -> Result<Response, Fault> {
     let body = request.bytes(desk.config.admin.body_bytes_max).await.map_err(|error| error.fault())?;
+    if request.method == Method::POST
+        && request.expect_json().is_ok()
+        && let Some(refused) = refusal(&body)
+    {
+        return Ok(refused);
+    }
     let mut inner = http::Request::new(Full::new(body));
     *inner.method_mut() = request.method.clone();
     *inner.uri_mut() = request.uri.clone();
@@ -79,6 +86,24 @@ pub(super) async fn answer<C: CatalogAdmin>(
     let (parts, body) = mcp.0.handle(inner).await.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     Ok(Response::from_parts(parts, body))
+}
+
+/// What is no message of the protocol is answered in its own terms (JSON-RPC 2.0, section 5.1), as 400.
+fn refusal(body: &[u8]) -> Option<Response> {
+    let refuse = |code: ErrorCode, fault: String, id: Value| {
+        let error = json!({ "code": code.0, "message": fault });
+        Some(respond::json(StatusCode::BAD_REQUEST, &json!({ "jsonrpc": "2.0", "id": id, "error": error })))
+    };
+    let message: Value = match serde_json::from_slice(body) {
+        Ok(message) => message,
+        Err(fault) => return refuse(ErrorCode::PARSE_ERROR, format!("the body is not JSON: {fault}"), Value::Null),
+    };
+    let id = message.get("id").filter(|id| id.is_string() || id.is_number()).cloned().unwrap_or_default();
+    if serde_json::from_value::<ClientJsonRpcMessage>(message).is_ok() {
+        return None;
+    }
+    let example = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}"#;
+    refuse(ErrorCode::INVALID_REQUEST, format!("the body is not one message of JSON-RPC 2.0, as in {example}"), id)
 }
 
 /// The tools, resources and prompts.

@@ -2,6 +2,7 @@
 
 use super::audit::Call;
 use super::desk::Desk;
+use super::tags::{IfMatch, tagged};
 use super::{CatalogAdmin, Kind, Page, WriteMode, Written};
 use crate::http::Request;
 use crate::http::respond::{self, Fault, Response};
@@ -49,7 +50,8 @@ pub(super) async fn create<C: CatalogAdmin>(
     if !(1..=ID_BYTES_MAX).contains(&id.len()) {
         return Err(Fault::invalid("id", format!("must be 1 to {ID_BYTES_MAX} bytes")));
     }
-    written(kind, &id, desk.put(call, kind, (&id, Value::Object(record)), WriteMode::Create).await)
+    let how = (WriteMode::Create, &IfMatch::Anything);
+    written(kind, &id, desk.put(call, kind, (&id, Value::Object(record)), how).await)
 }
 
 pub(super) async fn put<C: CatalogAdmin>(
@@ -58,9 +60,11 @@ pub(super) async fn put<C: CatalogAdmin>(
     (kind, id): (Kind, &str),
     request: &mut Request,
 ) -> Result<Response, Fault> {
+    let if_match = IfMatch::of(request)?;
     let mut record = object(desk, request).await?;
     same_id(id, &mut record)?;
-    written(kind, id, desk.put(call, kind, (id, Value::Object(record)), WriteMode::Upsert).await)
+    let how = (WriteMode::Upsert, &if_match);
+    written(kind, id, desk.put(call, kind, (id, Value::Object(record)), how).await)
 }
 
 pub(super) async fn patch<C: CatalogAdmin>(
@@ -69,17 +73,18 @@ pub(super) async fn patch<C: CatalogAdmin>(
     (kind, id): (Kind, &str),
     request: &mut Request,
 ) -> Result<Response, Fault> {
+    let if_match = IfMatch::of(request)?;
     let mut change = object(desk, request).await?;
     same_id(id, &mut change)?;
-    written(kind, id, desk.patch(call, kind, id, Value::Object(change)).await)
+    written(kind, id, desk.patch(call, kind, (id, Value::Object(change)), &if_match).await)
 }
 
 fn written(kind: Kind, id: &str, result: Result<Written, Fault>) -> Result<Response, Fault> {
     let Written { record, created } = result?;
     if !created {
-        return Ok(respond::json(StatusCode::OK, &record));
+        return Ok(tagged(respond::json(StatusCode::OK, &record), &record));
     }
-    let mut response = respond::json(StatusCode::CREATED, &record);
+    let mut response = tagged(respond::json(StatusCode::CREATED, &record), &record);
     let place = format!("/v1/{}/{}", kind.name(), utf8_percent_encode(id, NON_ALPHANUMERIC));
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(LOCATION, place);

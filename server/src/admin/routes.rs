@@ -4,6 +4,7 @@ use super::audit::{Audit, Call};
 use super::desk::{Desk, forbidden};
 use super::mcp::{Confirmations, Mcp};
 use super::plans::{ForecastAsk, Span};
+use super::tags::{IfMatch, tagged};
 use super::tokens::{Caller, Me, Role, Tokens};
 use super::{CatalogAdmin, Kind, console, guard, import, learned, mcp, openapi, records, requests};
 use crate::config::Config;
@@ -180,10 +181,16 @@ impl<C: CatalogAdmin> Admin<C> {
                 _ => Err(Fault::method(&request.method, "GET, HEAD, POST")),
             },
             Target::One(kind, id) => match request.method {
-                Method::GET | Method::HEAD => Ok(json(&desk.get(call.caller, kind, &id).await?)),
+                Method::GET | Method::HEAD => {
+                    let record = desk.get(call.caller, kind, &id).await?;
+                    Ok(tagged(json(&record), &record))
+                }
                 Method::PUT => records::put(desk, call, (kind, &id), request).await,
                 Method::PATCH => records::patch(desk, call, (kind, &id), request).await,
-                Method::DELETE => desk.delete(call, kind, &id).await.map(|()| respond::no_content()),
+                Method::DELETE => {
+                    let if_match = IfMatch::of(request)?;
+                    desk.delete(call, kind, &id, &if_match).await.map(|()| respond::no_content())
+                }
                 _ => Err(Fault::method(&request.method, "GET, HEAD, PUT, PATCH, DELETE")),
             },
             Target::Import(kind) if request.method == Method::POST => import::run(desk, call, kind, request).await,

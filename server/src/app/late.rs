@@ -1,7 +1,7 @@
 //! The admin port answers health and metrics from the first moment; records are there once everything is loaded.
 
 use super::{App, Records};
-use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written};
+use crate::admin::{Balance, CatalogAdmin, CatalogError, IfMatch, Kind, Listing, Page, WriteMode, Written};
 use crate::http::respond::Fault;
 use crate::http::{Request, Response};
 use crate::plans::FieldError;
@@ -30,14 +30,20 @@ impl CatalogAdmin for LateRecords {
     async fn get(&self, kind: Kind, id: &str) -> Result<Value, CatalogError> {
         self.ready()?.get(kind, id).await
     }
-    async fn put(&self, kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
-        self.ready()?.put(kind, id, record, mode).await
+    async fn put(
+        &self,
+        kind: Kind,
+        id: &str,
+        record: Value,
+        how: (WriteMode, &IfMatch),
+    ) -> Result<Written, CatalogError> {
+        self.ready()?.put(kind, id, record, how).await
     }
-    async fn patch(&self, kind: Kind, id: &str, patch: Value) -> Result<Written, CatalogError> {
-        self.ready()?.patch(kind, id, patch).await
+    async fn patch(&self, kind: Kind, id: &str, patch: Value, if_match: &IfMatch) -> Result<Written, CatalogError> {
+        self.ready()?.patch(kind, id, patch, if_match).await
     }
-    async fn delete(&self, kind: Kind, id: &str) -> Result<(), CatalogError> {
-        self.ready()?.delete(kind, id).await
+    async fn delete(&self, kind: Kind, id: &str, if_match: &IfMatch) -> Result<(), CatalogError> {
+        self.ready()?.delete(kind, id, if_match).await
     }
     async fn import(&self, kind: Kind, records: Vec<Value>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
         self.ready()?.import(kind, records).await

@@ -3,8 +3,12 @@
 //! Order of a write: every check, budget (ledger), store, snapshot, index. What is refused changes nothing, and nobody sees what is not
 //! durable. A crash in between leaves at most a budget that differs from its plan's; the start sets it right.
 
+mod record;
+
 use super::{App, Generation, RowsDraft};
-use crate::admin::{Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written, merge_patch};
+use crate::admin::{
+    Balance, CatalogAdmin, CatalogError, IfMatch, Kind, Listing, Page, WriteMode, Written, merge_patch,
+};
 use crate::catalog::{ApplyError, Catalog, Change, ChangeError};
 use crate::http::{Request, Response};
 use crate::ids::{Id, ItemKey, ItemSlot, PlanSlot};
@@ -12,7 +16,7 @@ use crate::ledger::BudgetError;
 use crate::money::{FxTable, Micros};
 use crate::plans::{Creative, FieldError, Item, Plan};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
-use serde::de::DeserializeOwned;
+use record::Record;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,71 +25,6 @@ use std::sync::Arc;
 pub struct Records {
     app: Arc<App>,
     store: Arc<CatalogStore>,
-}
-
-/// A checked record on its way in.
-#[derive(Clone, Debug)]
-enum Record {
-    Item(Item),
-    Plan(Plan),
-    Creative(Creative),
-}
-
-impl Record {
-    /// Reads and checks one record; the error names the field.
-    fn parse(kind: Kind, value: Value, dimension: usize) -> Result<Self, FieldError> {
-        fn typed<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
-            serde_path_to_error::deserialize(value).map_err(|error| {
-                let path = error.path().to_string();
-                let field = if path == "." { "record".to_owned() } else { path };
-                FieldError::new(field, error.into_inner().to_string())
-            })
-        }
-        Ok(match kind {
-            Kind::Items => {
-                let item: Item = typed(value)?;
-                item.validate(dimension)?;
-                Self::Item(item)
-            }
-            Kind::Plans => {
-                let plan: Plan = typed(value)?;
-                plan.validate()?;
-                Self::Plan(plan)
-            }
-            Kind::Creatives => {
-                let creative: Creative = typed(value)?;
-                creative.validate()?;
-                Self::Creative(creative)
-            }
-        })
-    }
-
-    fn id(&self) -> &Id {
-        match self {
-            Self::Item(item) => &item.id,
-            Self::Plan(plan) => &plan.id,
-            Self::Creative(creative) => &creative.id,
-        }
-    }
-
-    fn to_value(&self) -> Value {
-        let value = match self {
-            Self::Item(item) => serde_json::to_value(item),
-            Self::Plan(plan) => serde_json::to_value(plan),
-            Self::Creative(creative) => serde_json::to_value(creative),
-        };
-        // Plain data always serialises.
-        value.unwrap_or_default()
-    }
-
-    fn to_durable(&self) -> CatalogRecord {
-        let kind = match self {
-            Self::Item(_) => CatalogKind::Item,
-            Self::Plan(_) => CatalogKind::Plan,
-            Self::Creative(_) => CatalogKind::Creative,
-        };
-        CatalogRecord { kind, id: self.id().clone(), json: self.to_value().to_string().into_bytes() }
-    }
 }
 
 /// The change that brings an item in, with its row in `draft`: an item that is new gets the slot `next`, which is then taken.
@@ -282,13 +221,22 @@ impl Records {
         Some(record.to_value())
     }
 
-    async fn put_one(&self, kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
-        let id = Id::from(id);
-        let exists = self.read(kind, &id).is_some();
+    async fn put_one(
+        &self,
+        kind: Kind,
+        id: &str,
+        record: Value,
+        (mode, if_match): (WriteMode, &IfMatch),
+    ) -> Result<Written, CatalogError> {
+        let stands = self.read(kind, &Id::from(id));
+        if !if_match.allows(stands.as_ref()) {
+            return Err(CatalogError::Changed);
+        }
+        let exists = stands.is_some();
         if exists && mode == WriteMode::Create {
             return Err(CatalogError::Exists);
         }
-        let record = Record::parse(kind, record, self.dimension())?;
+        let record = Record::checked(kind, record, self.dimension(), &self.app.catalog.snapshot())?;
         let written = record.to_value();
         match self.write(vec![record]).await?.pop() {
             Some(Err(error)) => Err(error.into()),
@@ -341,21 +289,31 @@ impl CatalogAdmin for Records {
         self.read(kind, &Id::from(id)).ok_or(CatalogError::NotFound)
     }
 
-    async fn put(&self, kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
+    async fn put(
+        &self,
+        kind: Kind,
+        id: &str,
+        record: Value,
+        how: (WriteMode, &IfMatch),
+    ) -> Result<Written, CatalogError> {
         let _turn = self.app.writing.lock().await;
-        self.put_one(kind, id, record, mode).await
+        self.put_one(kind, id, record, how).await
     }
 
-    async fn patch(&self, kind: Kind, id: &str, patch: Value) -> Result<Written, CatalogError> {
+    async fn patch(&self, kind: Kind, id: &str, patch: Value, if_match: &IfMatch) -> Result<Written, CatalogError> {
         let _turn = self.app.writing.lock().await;
         let mut record = self.read(kind, &Id::from(id)).ok_or(CatalogError::NotFound)?;
         merge_patch(&mut record, &patch);
-        self.put_one(kind, id, record, WriteMode::Upsert).await
+        self.put_one(kind, id, record, (WriteMode::Upsert, if_match)).await
     }
 
-    async fn delete(&self, kind: Kind, id: &str) -> Result<(), CatalogError> {
+    async fn delete(&self, kind: Kind, id: &str, if_match: &IfMatch) -> Result<(), CatalogError> {
         let _turn = self.app.writing.lock().await;
         let id = Id::from(id);
+        let stands = self.read(kind, &id).ok_or(CatalogError::NotFound)?;
+        if !if_match.allows(Some(&stands)) {
+            return Err(CatalogError::Changed);
+        }
         let change = match kind {
             Kind::Items => Change::DeleteItem(id.clone()),
             Kind::Plans => Change::DeletePlan(id.clone()),
@@ -382,9 +340,9 @@ impl CatalogAdmin for Records {
 
     async fn import(&self, kind: Kind, values: Vec<Value>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
         let _turn = self.app.writing.lock().await;
-        let dimension = self.dimension();
+        let (dimension, catalog) = (self.dimension(), self.app.catalog.snapshot());
         let parsed: Vec<Result<Record, FieldError>> =
-            values.into_iter().map(|value| Record::parse(kind, value, dimension)).collect();
+            values.into_iter().map(|value| Record::checked(kind, value, dimension, &catalog)).collect();
         let mut results: Vec<Result<(), FieldError>> =
             parsed.iter().map(|record| record.as_ref().map(|_| ()).map_err(Clone::clone)).collect();
         let places: Vec<usize> = (0..results.len()).filter(|&place| results[place].is_ok()).collect();

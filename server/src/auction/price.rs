@@ -187,7 +187,8 @@ fn value(input: &PriceInput<'_>) -> Result<f64, NoBidReason> {
 }
 
 /// What a plan gives for an impression, before any floor. Micros of its currency but for `strength`.
-struct Worth {
+#[derive(Clone, Copy, Debug)]
+pub struct Worth {
     /// Predicted value.
     value: Micros,
     /// That times the multiplier.
@@ -201,7 +202,11 @@ struct Worth {
 }
 
 impl Worth {
-    fn of(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Self, NoBidReason> {
+    /// Pure; allocates nothing.
+    ///
+    /// # Errors
+    /// [`NoBidReason::PredictionInvalid`] or `CurrencyUnknown`.
+    pub fn of(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Self, NoBidReason> {
         let value = value(input)?;
         let money = |amount: f64| micros_floor(amount).ok_or(NoBidReason::PredictionInvalid);
         let wanted = money(value * input.multiplier)?;
@@ -209,6 +214,57 @@ impl Worth {
         let affordable = capped.min(input.free);
         let strength = market.in_response(affordable, input.plan.currency)?;
         Ok(Self { value: money(value)?, wanted, capped, affordable, strength })
+    }
+
+    /// The price. `input` and `market` are those it was made from.
+    ///
+    /// # Errors
+    /// As [`bid`], but for what [`Self::of`] has ruled out.
+    pub fn bid(&self, input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidReason> {
+        let &Self { value, wanted, capped, affordable, strength } = self;
+        let own = input.plan.currency;
+        let route = match route(input.plan, market, strength) {
+            Ok(route) => route,
+            // Told apart for the advertiser: raise the budget, or raise the bid.
+            Err(_)
+                if affordable < capped && self::route(input.plan, market, market.in_response(capped, own)?).is_ok() =>
+            {
+                return Err(NoBidReason::BudgetExhausted);
+            }
+            Err(reason) => return Err(reason),
+        };
+        let price = match route.auction_type {
+            AuctionType::Fixed => route.floor.max(Micros(1)),
+            AuctionType::SecondPrice => strength,
+            AuctionType::FirstPrice => shaded(strength, input.shading.share(strength)).max(route.floor).max(Micros(1)),
+        };
+        let hold = market.fx.convert(price, market.currency, own, Rounding::Up).ok_or(NoBidReason::CurrencyUnknown)?;
+        debug_assert!(price <= strength && hold <= affordable, "the hold never exceeds the bid");
+        Ok(Priced {
+            price,
+            currency: market.currency,
+            hold,
+            strength,
+            value,
+            wanted,
+            affordable,
+            floor: route.floor,
+            deal: route.deal,
+            auction_type: route.auction_type,
+        })
+    }
+
+    /// What would be offered if there were no floor: for reports on impressions whose floor is out of reach. `None` where the
+    /// offer has no amount in the plan's currency.
+    #[must_use]
+    pub fn without_floor(&self, input: &PriceInput<'_>, market: &Market<'_>) -> Option<Steps> {
+        let affordable = self.affordable.max(Micros::ZERO);
+        let mut offered = affordable;
+        if market.auction_type == AuctionType::FirstPrice {
+            let price = shaded(self.strength, input.shading.share(self.strength));
+            offered = market.fx.convert(price, market.currency, input.plan.currency, Rounding::Up)?.min(affordable);
+        }
+        Some(Steps { value: self.value, wanted: self.wanted, affordable, offered })
     }
 }
 
@@ -221,49 +277,7 @@ impl Worth {
 /// [`NoBidReason::PredictionInvalid`], `CurrencyUnknown`, `PriceBelowMin` (the price rounds to zero), `BudgetExhausted`
 /// (only the free budget is in the way), `DealRequired` or `BelowFloor`.
 pub fn bid(input: &PriceInput<'_>, market: &Market<'_>) -> Result<Priced, NoBidReason> {
-    let Worth { value, wanted, capped, affordable, strength } = Worth::of(input, market)?;
-    let own = input.plan.currency;
-    let route = match route(input.plan, market, strength) {
-        Ok(route) => route,
-        // Told apart for the advertiser: raise the budget, or raise the bid.
-        Err(_) if affordable < capped && self::route(input.plan, market, market.in_response(capped, own)?).is_ok() => {
-            return Err(NoBidReason::BudgetExhausted);
-        }
-        Err(reason) => return Err(reason),
-    };
-    let price = match route.auction_type {
-        AuctionType::Fixed => route.floor.max(Micros(1)),
-        AuctionType::SecondPrice => strength,
-        AuctionType::FirstPrice => shaded(strength, input.shading.share(strength)).max(route.floor).max(Micros(1)),
-    };
-    let hold = market.fx.convert(price, market.currency, own, Rounding::Up).ok_or(NoBidReason::CurrencyUnknown)?;
-    debug_assert!(price <= strength && hold <= affordable, "the hold never exceeds the bid");
-    Ok(Priced {
-        price,
-        currency: market.currency,
-        hold,
-        strength,
-        value,
-        wanted,
-        affordable,
-        floor: route.floor,
-        deal: route.deal,
-        auction_type: route.auction_type,
-    })
-}
-
-/// What would be offered if there were no floor: for reports on impressions whose floor is out of reach. `None` where nothing
-/// can be said ([`bid`] says why).
-#[must_use]
-pub fn without_floor(input: &PriceInput<'_>, market: &Market<'_>) -> Option<Steps> {
-    let Worth { value, wanted, affordable, strength, .. } = Worth::of(input, market).ok()?;
-    let affordable = affordable.max(Micros::ZERO);
-    let mut offered = affordable;
-    if market.auction_type == AuctionType::FirstPrice {
-        let price = shaded(strength, input.shading.share(strength));
-        offered = market.fx.convert(price, market.currency, input.plan.currency, Rounding::Up)?.min(affordable);
-    }
-    Some(Steps { value, wanted, affordable, offered })
+    Worth::of(input, market)?.bid(input, market)
 }
 
 fn shaded(strength: Micros, shading: f64) -> Micros {

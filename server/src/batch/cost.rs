@@ -247,16 +247,10 @@ impl CostModel {
     pub fn rows_within(&self, budget: Duration, cached: usize, rows_max: usize) -> usize {
         largest(rows_max, |rows| self.predict(Work::append(cached, rows)) <= budget).max(1)
     }
-
-    /// Longest history, at most `len_max` events, that can be encoded from nothing within `budget`; may be 0.
-    #[must_use]
-    pub fn history_within(&self, budget: Duration, len_max: usize) -> usize {
-        largest(len_max, |len| self.predict(Work::encode(0, len)) <= budget)
-    }
 }
 
 /// The largest `x` in `0..=max` for which a monotone `fits` holds; 0 if none does.
-fn largest(max: usize, fits: impl Fn(usize) -> bool) -> usize {
+pub(super) fn largest(max: usize, fits: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, max);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
@@ -352,8 +346,6 @@ mod tests {
             let rows = model.rows_within(budget, cached, 10_000);
             prop_assert!(rows == 1 || model.predict(Work::append(cached, rows)) <= budget);
             prop_assert!(rows == 10_000 || model.predict(Work::append(cached, rows + 1)) > budget);
-            let len = model.history_within(budget, 10_000);
-            prop_assert!(len == 0 || model.predict(Work::encode(0, len)) <= budget);
         }
     }
 }

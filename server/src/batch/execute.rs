@@ -1,14 +1,17 @@
 //! Runs what the planner sealed on the encoder, and tells the callers.
 
+use super::backlog::{self, Backlog};
 use super::cost::{CostModel, Work};
 use super::handle::{DeviceError, EncodeReply, ScoreReply};
 use super::ladder::{Degrade, Step};
 use super::plan::{Batch, Dropped, Job, Lane, PlanLimits, Planner, Urgency};
+use super::residency::Residency;
 use super::stats::{DeviceStats, Ran};
-use super::task::{EncodeTask, RefreshTask, Residency, ScoreTask, Task};
+use super::task::{EncodeTask, RefreshTask, ScoreTask, Task};
 use super::traffic::Traffic;
 use arc_swap::ArcSwap;
 use longbow_model::{Advance, EncodeError, Encoder, Finish, ItemTable, Score, StateKey, UserState};
+use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -41,6 +44,7 @@ pub(super) struct Executor {
     pub(super) limits: PlanLimits,
     pub(super) stats: Arc<DeviceStats>,
     pub(super) traffic: Traffic,
+    pub(super) backlog: Arc<Mutex<Backlog>>,
     /// Set once the encoder has panicked.
     pub(super) lost: Option<String>,
 }
@@ -101,10 +105,12 @@ impl Executor {
             Lane::Long => self.cost.predict(work).min(self.limits.slice),
             Lane::Background => self.cost.predict(work).min(self.traffic.slice(began, &self.limits)),
         };
+        backlog::begin(&self.backlog, batch.jobs.iter().filter_map(|job| job.payload.ticket()), began + predicted);
         match batch.lane {
             Lane::Short => self.run_short(batch.jobs, planner),
             Lane::Long | Lane::Background => batch.jobs.into_iter().for_each(|job| self.run_slice(job, planner)),
         }
+        backlog::end(&self.backlog, self.cost);
         let (jobs, rows) = (count as u64, work.rows + work.candidates);
         self.stats.ran(batch.lane, &Ran { jobs, rows, predicted, took: began.elapsed() });
     }
@@ -112,9 +118,14 @@ impl Executor {
     /// Tells the caller of a job that left the queue unrun. A user whose encode was not done in time is encoded in
     /// the background, so that the next request finds the user warm.
     pub(super) fn drop_job(&mut self, job: Job<Task>, why: Dropped, planner: &mut Planner<Task>, now: Instant) {
-        let late = job.deadline.is_some_and(|deadline| now >= deadline) || why == Dropped::TooLate;
-        let error =
-            if late && now < job.deadline.unwrap_or(now) { DeviceError::DeadlineTooNear } else { DeviceError::Expired };
+        let error = match why {
+            _ if job.deadline.is_none_or(|deadline| now >= deadline) => DeviceError::Expired,
+            Dropped::TooLate => DeviceError::DeadlineTooNear,
+            Dropped::Crowded => DeviceError::Overloaded,
+            Dropped::Cancelled | Dropped::Expired | Dropped::Nothing => DeviceError::Expired,
+        };
+        let late =
+            matches!(why, Dropped::TooLate | Dropped::Crowded) || job.deadline.is_some_and(|deadline| now >= deadline);
         // A caller that timed out has counted itself; one that went away earlier can't.
         if why == Dropped::Cancelled && !late {
             self.stats.cancelled.add(1);
@@ -209,12 +220,12 @@ impl Executor {
     fn lease(&mut self, mut job: Job<Task>) -> Option<Lease> {
         let Task::Encode(task) = &mut job.payload else { return None };
         let key = task.cached_user().map(|user| self.residency.key(user));
+        let part = task.request.window.part(task.range());
         let kept = match key {
-            Some(key) => self.residency.cache.take(&key),
+            Some(key) => self.state_of(&key, &part),
             None => task.own.take(),
         };
         let state = kept.unwrap_or_else(|| self.residency.blank.clone());
-        let part = task.request.window.part(task.range());
         let missing = state.rows_missing(&part);
         task.started.get_or_insert_with(Instant::now);
         let ready = part.len().saturating_sub(1) - missing;
@@ -229,7 +240,7 @@ impl Executor {
             let part = task.request.window.part(task.range());
             task.progress = state.rows_valid(&part);
             match key {
-                Some(key) => self.residency.cache.put(key, state),
+                Some(key) => self.keep(key, state),
                 None => task.own = Some(state),
             }
         }
@@ -372,14 +383,14 @@ impl Executor {
         let key = self.residency.key(task.user);
         let window = Arc::clone(&task.window);
         let part = window.part(0..window.len());
-        let mut state = self.residency.cache.take(&key).unwrap_or_else(|| self.residency.blank.clone());
+        let mut state = self.state_of(&key, &part).unwrap_or_else(|| self.residency.blank.clone());
         let (ready, missing) = (state.rows_valid(&part), state.rows_missing(&part));
         let rows_max = self.slice_rows(self.traffic.slice(Instant::now(), &self.limits), ready, missing);
         let items = self.items.load_full();
         let jobs = &mut [Advance { state: &mut state, window: part, items: &items, rows_max }];
         let outcome = self.call(|encoder| encoder.advance(jobs));
         if self.lost.is_none() {
-            self.residency.cache.put(key, state);
+            self.keep(key, state);
         }
         let Ok(((), took)) = outcome else {
             self.stats.refresh_abandoned.add(1);

@@ -3,6 +3,8 @@
 //! A timer here answers at the deadline, whatever the device is doing. Dropping a future frees its place in the queue at
 //! once and its work before the device sees it.
 
+use super::backlog::{Backlog, Claim, NoPlace, Ticket};
+use super::cost::Work;
 use super::ladder::Degrade;
 use super::plan::{Refused, Urgency};
 use super::stats::DeviceStats;
@@ -12,6 +14,7 @@ use crate::deadline::Deadline;
 use crate::ids::ItemRow;
 use crossbeam_channel::{Sender, TrySendError};
 use longbow_model::{Encoded, Scores, Window};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -58,6 +61,8 @@ pub struct EncodeRequest {
     pub query_time: i64,
     /// When this reply is due: the request's deadline less what retrieval and scoring will take.
     pub deadline: Deadline,
+    /// The request's place among the promises of the device ([`DeviceHandle::claim`]); without one it takes what time there is.
+    pub ticket: Option<Arc<Ticket>>,
 }
 
 /// An encoded history.
@@ -86,6 +91,8 @@ pub struct ScoreRequest {
     pub items: Vec<ItemRow>,
     /// When this reply is due.
     pub deadline: Deadline,
+    /// The place of the request that they are for.
+    pub ticket: Option<Arc<Ticket>>,
 }
 
 /// Scores of candidates.
@@ -102,9 +109,12 @@ pub struct ScoreReply {
 /// Why there is no reply; one variant for each decision of a caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// Overload: 429 for a feed, no-bid for an exchange.
+    /// Overload: 503 for a feed, no-bid for an exchange.
     #[error("the device queue is full")]
     QueueFull,
+    /// Overload: what is promised to others leaves no time for it before its deadline.
+    #[error("the device has no time for it beside what it has promised")]
+    Overloaded,
     /// Nothing useful fits the time left; known before the deadline.
     #[error("the deadline is too near for any encode")]
     DeadlineTooNear,
@@ -130,6 +140,15 @@ impl From<Refused> for DeviceError {
         match refused {
             Refused::QueueFull => Self::QueueFull,
             Refused::DeadlineTooNear => Self::DeadlineTooNear,
+        }
+    }
+}
+
+impl From<NoPlace> for DeviceError {
+    fn from(refused: NoPlace) -> Self {
+        match refused {
+            NoPlace::DeadlineTooNear => Self::DeadlineTooNear,
+            NoPlace::Crowded => Self::Overloaded,
         }
     }
 }
@@ -165,18 +184,36 @@ pub struct DeviceHandle {
     pub(super) refreshes: Sender<RefreshTask>,
     pub(super) closed: Arc<AtomicBool>,
     pub(super) stats: Arc<DeviceStats>,
+    pub(super) backlog: Arc<Mutex<Backlog>>,
     pub(super) health: watch::Receiver<Health>,
     pub(super) limits: RequestLimits,
 }
 
 impl DeviceHandle {
+    /// A place for a request among the promises of the device, before anything is done for it. The history is not known yet:
+    /// [`Self::encode`] looks once more.
+    ///
+    /// # Errors
+    /// [`DeviceError::Overloaded`] if it cannot be in time beside those before it, [`DeviceError::DeadlineTooNear`] if not even
+    /// alone; not ready or failed as [`Self::encode`].
+    pub fn claim(&self, claim: Claim) -> Result<Arc<Ticket>, DeviceError> {
+        let outcome = self
+            .check_health()
+            .and_then(|()| Ticket::take(&self.backlog, claim, Instant::now()).map(Arc::new).map_err(DeviceError::from));
+        self.counted(outcome)
+    }
+
     /// Encodes a history: the whole of it if that fits the deadline, else a degraded form.
     ///
     /// # Errors
-    /// See [`DeviceError`]; [`DeviceError::QueueFull`] at once, nothing later than the deadline.
+    /// See [`DeviceError`]; [`DeviceError::QueueFull`] at once, [`DeviceError::Overloaded`] at once or when the device has found out
+    /// what of the user is resident, nothing later than the deadline.
     pub async fn encode(&self, request: EncodeRequest) -> Result<EncodeReply, DeviceError> {
         self.check_window(&request.window)?;
         let deadline = request.deadline;
+        if let Some(ticket) = &request.ticket {
+            self.counted(ticket.grow(request.window.len(), Instant::now()).map_err(DeviceError::from))?;
+        }
         let (reply, answer) = oneshot::channel();
         let task = EncodeTask::new(request, reply);
         self.ask(Ask::Encode(Box::new(task)), deadline, answer).await
@@ -192,6 +229,9 @@ impl DeviceHandle {
             return Err(DeviceError::Invalid(format!("candidates: 1 to {most} can be scored at once, found {found}")));
         }
         let deadline = request.deadline;
+        if let Some(ticket) = &request.ticket {
+            ticket.scores(Work::score(request.items.len(), request.encoded.events()));
+        }
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Score(ScoreTask { request, asked_at: Instant::now(), reply }), deadline, answer).await
     }
@@ -234,6 +274,14 @@ impl DeviceHandle {
         }
     }
 
+    fn check_health(&self) -> Result<(), DeviceError> {
+        match &*self.health.borrow() {
+            Health::Ready => Ok(()),
+            Health::WarmingUp => Err(DeviceError::NotReady),
+            Health::Failed(why) => Err(DeviceError::Failed(why.clone())),
+        }
+    }
+
     fn check_window(&self, window: &UserWindow) -> Result<(), DeviceError> {
         let len = window.len();
         let invalid = |fault: String| Err(DeviceError::Invalid(fault));
@@ -253,8 +301,13 @@ impl DeviceHandle {
         answer: oneshot::Receiver<Result<T, DeviceError>>,
     ) -> Result<T, DeviceError> {
         let outcome = self.ask_uncounted(ask, deadline, answer).await;
+        self.counted(outcome)
+    }
+
+    fn counted<T>(&self, outcome: Result<T, DeviceError>) -> Result<T, DeviceError> {
         let counter = match &outcome {
             Err(DeviceError::QueueFull) => &self.stats.queue_full,
+            Err(DeviceError::Overloaded) => &self.stats.overloaded,
             Err(DeviceError::DeadlineTooNear) => &self.stats.too_late,
             Err(DeviceError::Expired) => &self.stats.expired,
             Err(DeviceError::Failed(_)) => &self.stats.failed,
@@ -270,11 +323,7 @@ impl DeviceHandle {
         deadline: Deadline,
         answer: oneshot::Receiver<Result<T, DeviceError>>,
     ) -> Result<T, DeviceError> {
-        match &*self.health.borrow() {
-            Health::Ready => {}
-            Health::WarmingUp => return Err(DeviceError::NotReady),
-            Health::Failed(why) => return Err(DeviceError::Failed(why.clone())),
-        }
+        self.check_health()?;
         let _place = Place::take(&self.stats, self.limits.waiting_max).ok_or(DeviceError::QueueFull)?;
         match self.requests.try_send(Envelope { ask, asked_at: Instant::now(), deadline }) {
             Ok(()) => {}

@@ -161,6 +161,7 @@ impl<P: Payload> Planner<P> {
                 }
                 Size::Nothing => dropped.push((job, Dropped::Nothing)),
                 Size::Refuse => dropped.push((job, Dropped::TooLate)),
+                Size::Crowded => dropped.push((job, Dropped::Crowded)),
             }
         }
         // A job may move between the lanes, or out, while a batch is sought; each step shrinks what waits.
@@ -298,7 +299,7 @@ impl<P: Payload> Planner<P> {
                     job.work = work;
                     return vec![job];
                 }
-                Size::Nothing | Size::Refuse => dropped.push((job, Dropped::Nothing)),
+                Size::Nothing | Size::Refuse | Size::Crowded => dropped.push((job, Dropped::Nothing)),
             }
         }
         Vec::new()
@@ -325,8 +326,9 @@ impl<P: Payload> Planner<P> {
                 dropped.push((job, Dropped::Nothing));
                 None
             }
-            Size::Work(_) | Size::Refuse => {
-                dropped.push((job, Dropped::TooLate));
+            // It did fit when it came.
+            Size::Work(_) | Size::Refuse | Size::Crowded => {
+                dropped.push((job, Dropped::Crowded));
                 None
             }
         }

@@ -98,6 +98,8 @@ pub struct DeviceStats {
     pub scored: Tally,
     /// Requests refused because the queue was full.
     pub queue_full: Tally,
+    /// Requests refused or dropped because nothing useful fits beside what is promised to others.
+    pub overloaded: Tally,
     /// Requests refused or dropped because nothing useful fits their deadline.
     pub too_late: Tally,
     /// Requests whose deadline passed while they waited or ran.
@@ -124,6 +126,16 @@ pub struct DeviceStats {
     pub cache_bytes: Level,
     /// Users in the cache.
     pub cache_users: Level,
+    /// States moved from the device to host memory.
+    pub host_parked: Tally,
+    /// States brought back from there.
+    pub host_hits: Tally,
+    /// Bytes of K/V brought back.
+    pub host_reload_bytes: Tally,
+    /// Parked states dropped for room.
+    pub host_evicted: Tally,
+    /// Bytes of parked states.
+    pub host_bytes: Level,
     meters: Arc<Meters>,
     batch_requests: Histogram,
     batch_rows: Histogram,
@@ -152,6 +164,7 @@ impl DeviceStats {
             ],
             scored: Tally::default(),
             queue_full: Tally::metered(m.queue_full.of(Queue::Device)),
+            overloaded: Tally::metered(m.degraded.of(DegradeStep::NoBid)),
             too_late: Tally::metered(m.degraded.of(DegradeStep::NoBid)),
             expired: Tally::metered(dropped),
             cancelled: Tally::metered(dropped),
@@ -165,6 +178,11 @@ impl DeviceStats {
             background_waiting: Level::metered(m.queue_depth.of(Queue::Refresh)),
             cache_bytes: Level::metered(m.cache_bytes.of(Cache::State)),
             cache_users: Level::default(),
+            host_parked: Tally::metered(&m.host_tier_parked),
+            host_hits: Tally::metered(&m.host_tier_hits),
+            host_reload_bytes: Tally::metered(&m.host_tier_reload_bytes),
+            host_evicted: Tally::metered(&m.host_tier_evictions),
+            host_bytes: Level::metered(m.cache_bytes.of(Cache::HostState)),
             batch_requests: m.batch_requests.clone(),
             batch_rows: m.batch_rows.clone(),
             batch_seconds: m.batch_seconds.clone(),
@@ -215,10 +233,11 @@ impl DeviceStats {
         self.meters.cache_lookups.of(Cache::State, outcome).increment(1);
     }
 
-    /// `total` states have been evicted since the start.
-    pub(super) fn evicted(&self, total: u64) {
+    /// So many states have been evicted since the start, and so many parked ones dropped.
+    pub(super) fn evicted(&self, total: u64, parked: u64) {
         let before = self.evicted.swap(total, Relaxed);
         self.meters.states_evicted.increment(total.saturating_sub(before));
+        self.host_evicted.add(parked.saturating_sub(self.host_evicted.get()));
     }
 }
 

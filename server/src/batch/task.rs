@@ -1,11 +1,13 @@
 //! What travels from a handle to the device thread, and how much work is left in it.
 
+use super::backlog::Ticket;
 use super::cost::{CostModel, Work};
 use super::handle::{DeviceError, EncodeReply, EncodeRequest, ScoreReply, ScoreRequest, UserWindow};
-use super::ladder::{Ask as LadderAsk, Degrade, LadderLimits, Step};
+use super::ladder::{Ask as LadderAsk, Degrade, Room, Step};
 use super::plan::{Payload, Size, Urgency};
+use super::residency::Residency;
 use crate::deadline::Deadline;
-use longbow_model::{StateCache, StateKey, UserState, Version, Window};
+use longbow_model::UserState;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,27 +89,6 @@ impl From<Ask> for Task {
     }
 }
 
-/// Which users are resident, and how far an encode may be cut down.
-#[derive(Debug)]
-pub(super) struct Residency {
-    pub(super) cache: StateCache,
-    /// A state without rows.
-    pub(super) blank: UserState,
-    pub(super) version: Version,
-    pub(super) ladder: LadderLimits,
-}
-
-impl Residency {
-    pub(super) fn key(&self, user: u128) -> StateKey {
-        StateKey { user, version: self.version }
-    }
-
-    /// Final rows of `window` in the cached state of `user`.
-    pub(super) fn rows(&self, user: u128, window: &Window<'_>) -> usize {
-        self.cache.peek(&self.key(user)).map_or(0, |state| state.rows_valid(window))
-    }
-}
-
 impl EncodeTask {
     pub(super) fn new(request: EncodeRequest, reply: Reply<EncodeReply>) -> Self {
         Self {
@@ -148,11 +129,11 @@ impl EncodeTask {
     }
 
     /// Final rows already there for the chosen form.
-    fn rows_ready(&self, residency: &Residency) -> usize {
+    fn rows_ready(&self, residency: &Residency, cost: &CostModel) -> usize {
         let part = self.request.window.part(self.range());
         match (&self.own, self.cached_user()) {
             (Some(state), _) => state.rows_valid(&part),
-            (None, Some(user)) => residency.rows(user, &part),
+            (None, Some(user)) => residency.rows(user, &part, cost),
             (None, None) => 0,
         }
     }
@@ -161,7 +142,7 @@ impl EncodeTask {
         let window = &self.request.window;
         if matches!(self.step, Some(Step::Full | Step::Recent { .. })) {
             // Under way: kept as long as what is left fits, whatever the ladder would choose for a fresh start.
-            let ready = self.rows_ready(residency);
+            let ready = self.rows_ready(residency, cost);
             if self.cached_user().is_some() && ready < self.progress {
                 // The cache could not hold the state from one slice to the next: go on with one of our own.
                 self.own = Some(residency.blank.clone());
@@ -169,19 +150,44 @@ impl EncodeTask {
             }
             let work = Work::encode(ready, self.range().len());
             if cost.predict(work) <= slack {
-                return Size::Work(work);
+                return self.sized(work);
             }
         }
         let whole = window.part(0..window.len());
-        let cached = self.request.user.map_or(0, |user| residency.rows(user, &whole));
-        let step = residency.ladder.choose(LadderAsk { len: window.len(), cached, slack }, cost);
+        let cached = self.request.user.map_or(0, |user| residency.rows(user, &whole, cost));
+        let place = self.request.ticket.as_ref().map(|ticket| ticket.room(Instant::now()));
+        let (candidates, room) = place.unwrap_or((0, Room::ALL));
+        let choose =
+            |room| residency.ladder.choose(LadderAsk { len: window.len(), cached, slack, candidates, room }, cost);
+        let step = choose(room);
+        let alone = if step == Step::Refuse { choose(Room::ALL) } else { step };
         self.own = None;
         self.progress = 0;
         self.step = Some(step);
-        if step == Step::Refuse {
-            return Size::Refuse;
+        match (step, alone) {
+            (Step::Refuse, Step::Refuse) => Size::Refuse,
+            (Step::Refuse, _) => Size::Crowded,
+            _ => self.sized(Work::encode(self.rows_ready(residency, cost), self.range().len())),
         }
-        Size::Work(Work::encode(self.rows_ready(residency), self.range().len()))
+    }
+
+    /// Promised from now on: what is left, and the scores that follow.
+    fn sized(&self, work: Work) -> Size {
+        if let Some(ticket) = &self.request.ticket {
+            ticket.sized(work, self.range().len());
+        }
+        Size::Work(work)
+    }
+}
+
+impl Task {
+    /// The promise that it keeps, and whether that is for scores.
+    pub(super) fn ticket(&self) -> Option<(&Ticket, bool)> {
+        match self {
+            Self::Encode(task) => task.request.ticket.as_deref().map(|ticket| (ticket, false)),
+            Self::Score(task) => task.request.ticket.as_deref().map(|ticket| (ticket, true)),
+            Self::Refresh(_) => None,
+        }
     }
 }
 
@@ -201,11 +207,16 @@ impl Payload for Task {
             Self::Encode(task) => task.size(residency, slack.unwrap_or(SLACK_MAX), cost),
             Self::Score(task) => {
                 let work = Work::score(task.request.items.len(), task.request.encoded.events());
-                if slack.is_some_and(|slack| cost.predict(work) > slack) { Size::Refuse } else { Size::Work(work) }
+                match slack.is_some_and(|slack| cost.predict(work) > slack) {
+                    false => Size::Work(work),
+                    // They would have been in time, had all gone as predicted.
+                    true if task.request.ticket.is_some() => Size::Crowded,
+                    true => Size::Refuse,
+                }
             }
             Self::Refresh(task) => {
                 let whole = task.window.part(0..task.window.len());
-                let ready = residency.rows(task.user, &whole);
+                let ready = residency.rows(task.user, &whole, cost);
                 let missing = whole.len().saturating_sub(1).saturating_sub(ready);
                 if missing == 0 || ready < task.progress {
                     return Size::Nothing;

@@ -1,18 +1,21 @@
 //! The device thread: it owns the encoder and the user-state cache, and does nothing but run what the planner seals.
 
+use super::backlog::Backlog;
 use super::cost::CostModel;
 use super::execute::Executor;
 use super::handle::{DeviceError, DeviceHandle, RequestLimits};
 use super::ladder::LadderLimits;
 use super::plan::{PlanLimits, Planner};
+use super::residency::Residency;
 use super::stats::DeviceStats;
-use super::task::{Ask, Envelope, RefreshTask, Residency, Task};
+use super::task::{Ask, Envelope, RefreshTask, Task};
 use super::traffic::Traffic;
 use super::warm::{Rehearsal, WarmUp};
 use crate::meters::Meters;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use longbow_model::{Encoder, ItemTable, StateCache};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -109,19 +112,20 @@ impl Device {
             candidates_max: options.candidates_max,
         };
         let closed = Arc::new(AtomicBool::new(false));
+        let backlog = Arc::new(Mutex::new(Backlog::new(options.ladder, options.plan.reply_margin)));
         let handle = DeviceHandle {
             requests,
             refreshes,
             closed: Arc::clone(&closed),
             stats: Arc::clone(&stats),
+            backlog: Arc::clone(&backlog),
             health: watch_health,
             limits,
         };
-        let residency =
-            Residency { cache: states, blank: encoder.new_state(), version: encoder.version(), ladder: options.ladder };
+        let residency = Residency::new(&*encoder, states, options.ladder);
         let (cost, lost) = (CostModel::default(), None);
         let (limits, traffic) = (options.plan, Traffic::default());
-        let executor = Executor { encoder, items, residency, cost, limits, stats, traffic, lost };
+        let executor = Executor { encoder, items, residency, cost, limits, stats, traffic, backlog, lost };
         let worker = Worker {
             planner: Planner::new(options.plan),
             executor,
@@ -211,6 +215,7 @@ impl Worker {
         match self.executor.call(|encoder| Rehearsal::new(encoder, &items, shapes, &stopped).run()) {
             Ok((cost, _)) => {
                 self.executor.cost = cost;
+                self.executor.backlog.lock().learn(cost);
                 self.health.send_replace(Health::Ready);
             }
             Err(fault) => {
@@ -288,11 +293,13 @@ impl Worker {
 
     /// Moves the gauges.
     fn show(&self) {
-        let (stats, cache) = (&self.executor.stats, &self.executor.residency.cache);
+        let (stats, residency) = (&self.executor.stats, &self.executor.residency);
+        let cache = &residency.cache;
         stats.background_waiting.set(self.planner.background());
         stats.cache_bytes.set(cache.bytes());
         stats.cache_users.set(cache.len());
-        stats.evicted(cache.stats().evictions);
+        stats.evicted(cache.stats().evictions, residency.parked_evictions());
+        stats.host_bytes.set(residency.parked_bytes());
     }
 
     /// The device is lost: readiness goes off, and whoever waits or still comes gets an error.

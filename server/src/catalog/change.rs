@@ -85,7 +85,6 @@ pub struct ApplyError {
     /// Its position in the batch, from 0.
     pub index: usize,
     /// What is wrong.
-    #[source]
     pub error: ChangeError,
 }
 

@@ -17,6 +17,8 @@ pub struct PlanSet {
     pub version: u64,
     /// One bit for each plan.
     pub plans: Bitmap,
+    /// Plans that are in schedule and would be among them if they had money left.
+    pub spent: Bitmap,
     /// Plans with a slot at or above this were created after the tick.
     pub known: PlanSlot,
 }
@@ -32,6 +34,8 @@ pub struct Eligible {
     pub items: Arc<Bitmap>,
     /// Number of items in `items`.
     pub item_count: usize,
+    /// True if nothing is in `items` only because the plans that may answer have spent their money.
+    pub exhausted: bool,
     /// Plans that passed every rule of theirs.
     pub plans: Bitmap,
     /// Plans with a fitting creative for any of their items; `None` if no creative is asked for (a feed).
@@ -83,8 +87,16 @@ impl Catalog {
     /// Exact, uncached; use [`super::EligibilityCache::get`] on the request path.
     #[must_use]
     pub fn eligible(&self, terms: &Terms, slot: &Slot, live: &PlanSet) -> Eligible {
+        let mut found = self.eligible_of(terms, slot, (&live.plans, live.version));
+        if found.item_count == 0 && !live.spent.is_empty() {
+            found.exhausted = self.eligible_of(terms, slot, (&live.spent, live.version)).item_count > 0;
+        }
+        found
+    }
+
+    fn eligible_of(&self, terms: &Terms, slot: &Slot, (of, live_version): (&Bitmap, u64)) -> Eligible {
         let mut plans = self.active.clone();
-        plans.and(&live.plans);
+        plans.and(of);
         self.keep_seats_and_domains(&mut plans, terms);
         if slot.private_auction {
             self.keep_deals(&mut plans, slot);
@@ -114,9 +126,10 @@ impl Catalog {
         self.keep_categories(&mut items, terms);
         Eligible {
             catalog_version: self.version(),
-            live_version: live.version,
+            live_version,
             item_count: items.count(),
             items: Arc::new(items),
+            exhausted: false,
             plans,
             generic,
             shapes,

@@ -6,7 +6,7 @@ use crate::pipeline::TASKS;
 use anyhow::{Context, bail};
 use clap::Args;
 use longbow_model::bundle::{self, About, Features};
-use longbow_model::{Config, Model};
+use longbow_model::{Config, LoadError, Model};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,7 +31,11 @@ pub struct BundleArgs {
 }
 
 pub(super) fn run(args: &BundleArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let model = Model::load(&args.model).with_context(|| args.model.display().to_string())?;
+    let model = Model::load(&args.model).map_err(|fault| match fault {
+        // Names the file itself.
+        LoadError::Io { .. } => anyhow::Error::new(fault),
+        _ => anyhow::Error::new(fault).context(args.model.display().to_string()),
+    })?;
     let name = args.dir.file_name().and_then(|name| name.to_str()).context("DIR has no name to give the bundle")?;
     let about = About {
         name: name.to_owned(),

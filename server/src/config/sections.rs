@@ -40,7 +40,7 @@ section! {
         bodies_mib_max: usize = 256, Int(1, 65_536);
         /// Responses from this size on are compressed when the client accepts gzip.
         gzip_bytes_min: usize = 1_024, Int(64, 1_073_741_824);
-        /// The retry-after of 429 and 503.
+        /// The retry-after of 503.
         retry_after_s: u32 = 1, Int(1, 3_600);
     }
 }
@@ -133,8 +133,11 @@ section! {
         dir: String = String::new(), Text;
         /// Memory for user states (K/V blocks): the GPU's own memory where the encoder runs there.
         state_cache_mib: usize = 3_072, Int(1, 1_048_576);
+        /// Page-locked host memory for user states that the GPU's own memory has no room for: they come back from there where that
+        /// takes less time than computing them anew. 0: none. Not used where the encoder runs on the CPU.
+        host_cache_mib: usize = 0, Int(0, 1_048_576);
         /// Numbers that user states are kept in on the CPU. "f32": as computed; "bf16": half the memory a user (where the attention
-        /// dimension is a multiple of 32), and faster on CPUs with AMX; what it may change is checked at each load. GPUs keep bf16.
+        /// dimension is a multiple of 32), and faster where the CPU multiplies bf16; what it may change is checked at each load. GPUs keep bf16.
         state_format: StateFormat = StateFormat::F32, OneOf(&["f32", "bf16"]);
         /// Threads of the CPU encoder. 0: one for each core.
         threads: usize = 0, Int(0, 1_024);

@@ -22,8 +22,8 @@ pub(super) struct Tail {
     pub(super) next: Sequence,
 }
 
-pub(super) fn io_error(path: &Path, source: std::io::Error) -> EventError {
-    EventError::Io { file: path.display().to_string(), source }
+pub(super) fn io_error(path: &Path, cause: std::io::Error) -> EventError {
+    EventError::Io { file: path.display().to_string(), cause }
 }
 
 fn damaged(path: &Path, offset: usize, fault: &'static str) -> EventError {

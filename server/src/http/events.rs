@@ -147,7 +147,7 @@ async fn answer(app: &App, request: &mut Request, times: &mut StageTimes) -> Res
 async fn append(app: &App, events: Vec<UserEvent>) -> Result<Vec<store::EventOutcome>, Fault> {
     let retry = app.config.http.retry_after_s;
     app.users.append(events).await.map_err(|error| match error {
-        StoreError::Busy(_) => Fault::too_many("the store's queue is full; send the batch again", retry),
+        StoreError::Busy(_) => Fault::overloaded("the store's queue is full; send the batch again", retry),
         StoreError::TooMany(most) => Fault::invalid("events", format!("may hold at most {most} events")),
         StoreError::Poisoned(reason) => {
             tracing::error!(reason, "events were not stored");

@@ -102,7 +102,7 @@ async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -
         Ok(Settled::Duplicate { .. }) => (NoticeOutcome::Duplicate, Ok(())),
         Ok(Settled::Noted) => (NoticeOutcome::Noted, Ok(())),
         Err(SettleError::Busy) => {
-            let fault = Fault::too_many("the ledger is busy; send the notice again", app.config.http.retry_after_s);
+            let fault = Fault::overloaded("the ledger is busy; send the notice again", app.config.http.retry_after_s);
             (NoticeOutcome::Failed, Err(fault))
         }
         Err(SettleError::TooOld(_)) => {

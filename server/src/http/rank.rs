@@ -56,10 +56,6 @@ pub struct RankBody {
     /// Milliseconds to answer in.
     #[serde(default)]
     deadline_ms: Option<u64>,
-    /// Free context of the caller; logged nowhere and not used by the present model.
-    #[serde(default)]
-    #[expect(dead_code, reason = "accepted so that callers can send it before models read it")]
-    context: Option<Value>,
 }
 
 /// One event of a history in a request.

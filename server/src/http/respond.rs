@@ -102,10 +102,11 @@ impl Fault {
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
-    /// 429: refused at once because a queue is full.
+    /// 503 `overloaded`: refused at once because the server as a whole, not this client, asks too much of itself (429 would blame
+    /// the client).
     #[must_use]
-    pub fn too_many(message: impl Into<String>, retry_after_s: u32) -> Self {
-        Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message) }
+    pub fn overloaded(message: impl Into<String>, retry_after_s: u32) -> Self {
+        Self { code: "overloaded", ..Self::unavailable(message, retry_after_s) }
     }
 
     /// 503: not now.

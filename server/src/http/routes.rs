@@ -50,11 +50,11 @@ pub(super) fn timed(app: &App, mut response: Response, times: &mut StageTimes) -
     response
 }
 
-/// A [`Stop`] in the terms of a feed: 429 for overload, 503 where another replica may do better, 504 for a missed deadline.
+/// A [`Stop`] in the terms of a feed: 503 for overload and where another replica may do better, 504 for a missed deadline.
 pub(super) fn stop_fault(app: &App, stop: Stop) -> Fault {
     let retry = app.config.http.retry_after_s;
     match stop {
-        Stop::QueueFull(_) => Fault::too_many(stop.to_string(), retry),
+        Stop::Overloaded | Stop::QueueFull(_) => Fault::overloaded(stop.to_string(), retry),
         Stop::NotReady(_) => Fault::unavailable(stop.to_string(), retry),
         Stop::Invalid { field, fault } => Fault::invalid(field, fault),
         Stop::TooLittleTime | Stop::Deadline => Fault::new(StatusCode::GATEWAY_TIMEOUT, "deadline", stop.to_string()),

@@ -88,7 +88,7 @@ impl Committer {
             }
         }
         let mut this = Self { book, durable, recovered_due: None, forgotten_before: i64::MIN };
-        this.first_commit(clear_holds).map_err(|source| OpenError::Storage { file: "ledger.redb".into(), source })?;
+        this.first_commit(clear_holds).map_err(|cause| OpenError::Storage { file: "ledger.redb".into(), cause })?;
         this.note_recovered();
         Ok(this)
     }

@@ -68,8 +68,8 @@ pub struct DurableLedger {
     name: String,
 }
 
-fn storage(name: &str, source: impl Into<redb::Error>) -> OpenError {
-    OpenError::Storage { file: name.to_owned(), source: source.into() }
+fn storage(name: &str, cause: impl Into<redb::Error>) -> OpenError {
+    OpenError::Storage { file: name.to_owned(), cause: cause.into() }
 }
 
 impl DurableLedger {

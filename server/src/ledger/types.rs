@@ -276,12 +276,12 @@ pub enum BudgetError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file cannot be read or written, or is damaged.
-    #[error("ledger `{file}`: {source}")]
+    #[error("ledger `{file}`: {cause}")]
     Storage {
         /// The file.
         file: String,
         /// What redb says.
-        source: redb::Error,
+        cause: redb::Error,
     },
     /// A plan's record breaks the rules of [`super::Record`].
     #[error("ledger: the record of plan `{plan}` is damaged ({fault}): restore the file from a backup")]
@@ -293,7 +293,13 @@ pub enum OpenError {
     },
     /// The commit thread could not be started, or the directory not be made.
     #[error("ledger: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for OpenError {
+    fn from(cause: std::io::Error) -> Self {
+        Self::Io(cause)
+    }
 }
 
 /// What is wrong with a record.

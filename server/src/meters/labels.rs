@@ -89,9 +89,9 @@ label! {
         Redirect = "3xx",
         /// Faults of the client.
         Client = "4xx",
-        /// 429: refused for load.
-        TooMany = "429",
-        /// Faults of the server.
+        /// 503: refused for load, or not ready.
+        Unavailable = "503",
+        /// Other faults of the server.
         Server = "5xx",
     }
 }
@@ -102,7 +102,7 @@ impl StatusClass {
     pub fn of(status: u16) -> Self {
         match status {
             204 => Self::NoContent,
-            429 => Self::TooMany,
+            503 => Self::Unavailable,
             ..300 => Self::Success,
             300..400 => Self::Redirect,
             400..500 => Self::Client,
@@ -182,6 +182,8 @@ label! {
         TooLittleTime = "too_little_time",
         /// The deadline passed on the way.
         Deadline = "deadline",
+        /// No time was left for it beside the requests before it: refused at once.
+        Overloaded = "overloaded",
         /// A queue was full.
         QueueFull = "queue_full",
         /// Warming up, or leaving.
@@ -196,7 +198,7 @@ label! {
         NotSecure = "not_secure",
         /// No rate for a currency.
         Currency = "currency",
-        /// No plan passes the filters: schedule, money left, targeting, blocks.
+        /// No plan passes the filters: schedule, targeting, blocks.
         NothingEligible = "nothing_eligible",
         /// No candidate's value reaches a price.
         LowValue = "low_value",
@@ -226,6 +228,8 @@ label! {
     Cache {
         /// User states (K/V blocks).
         State = "state",
+        /// User states that the GPU has no room for, in host memory.
+        HostState = "host_state",
         /// Histories as stored.
         History = "history",
         /// Histories as the model reads them.

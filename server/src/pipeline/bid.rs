@@ -1,11 +1,15 @@
 //! What an exchange is offered: filters, the shared stages, prices, the auction inside the response, creatives, holds.
 
+mod reasons;
+
+pub use reasons::Reasons;
+
 use super::{Asked, Prediction, Stop, Subject, Understood, retrieve, score, understand, user_key};
 use crate::app::{App, Expected, group_of};
 use crate::auction::NoBidReason;
 use crate::auction::choose::{Ask, Choice, Composition, Context};
 use crate::auction::pace::{Cell, Controls};
-use crate::auction::price::{Market, PriceInput, Priced, Shade, Steps, bid, without_floor};
+use crate::auction::price::{Market, PriceInput, Priced, Shade, Worth};
 use crate::auction::select::{Candidate, Selection};
 use crate::auction::slot::{Channel, Slot, Terms};
 use crate::batch::Degrade;
@@ -20,7 +24,6 @@ use crate::render::fits;
 use longbow_model::Scores;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -95,51 +98,6 @@ pub struct Decision {
     pub reasons: Reasons,
 }
 
-/// Reasons met on the way: counts for meters and, if asked for, the farthest reason of each plan.
-#[derive(Clone, Debug)]
-pub struct Reasons {
-    counts: [u32; NoBidReason::ALL.len()],
-    below_floor: Vec<(PlanSlot, Steps)>,
-    by_plan: Option<HashMap<PlanSlot, NoBidReason>>,
-}
-
-impl Reasons {
-    /// Counts only, or with a trace by plan.
-    #[must_use]
-    pub fn new(traced: bool) -> Self {
-        Self { counts: [0; NoBidReason::ALL.len()], below_floor: Vec::new(), by_plan: traced.then(HashMap::new) }
-    }
-
-    fn note(&mut self, plan: Option<PlanSlot>, reason: NoBidReason) {
-        self.counts[reason.index()] += 1;
-        if let (Some(plan), Some(trace)) = (plan, &mut self.by_plan) {
-            let farthest = trace.entry(plan).or_insert(reason);
-            *farthest = reason.max(*farthest);
-        }
-    }
-
-    /// Reasons that occurred, with their counts.
-    pub fn counts(&self) -> impl Iterator<Item = (NoBidReason, u32)> + '_ {
-        NoBidReason::ALL.iter().map(|&reason| (reason, self.counts[reason.index()])).filter(|&(_, count)| count > 0)
-    }
-
-    /// The farthest reason of each plan that met one, if traced.
-    #[must_use]
-    pub fn by_plan(&self) -> Option<&HashMap<PlanSlot, NoBidReason>> {
-        self.by_plan.as_ref()
-    }
-
-    /// Plans whose price did not reach the floor, for each candidate once, with what they would have offered without one.
-    #[must_use]
-    pub fn below_floor(&self) -> &[(PlanSlot, Steps)] {
-        &self.below_floor
-    }
-
-    fn had(&self, reason: NoBidReason) -> bool {
-        self.counts[reason.index()] > 0
-    }
-}
-
 /// How a request is to be decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Mode {
@@ -184,7 +142,8 @@ pub async fn decide(
     if offers.is_empty() {
         return Ok(decision);
     }
-    let understood = understand(app, asked, &catalog, times).await?;
+    let most = (candidates_each(app, offers.len()) * offers.len()).min(app.config.auction.candidates_max);
+    let understood = understand(app, asked, (&catalog, most), times).await?;
     decision.degrade = Some(understood.degrade);
     decision.ask = ask_of(app, asked, &understood);
     let (items, scores) = candidates(app, &understood, &offers, asked, times).await?;
@@ -198,7 +157,7 @@ pub async fn decide(
         app.report_chances(request, &priced, &decision.reasons);
     }
     times.end(Stage::Price, Instant::now());
-    decision.no_bid = no_bid_of(&decision.reasons);
+    decision.no_bid = decision.reasons.no_bid();
     let stage =
         Choosing { app, visitor, terms: &request.terms, offers: &offers, catalog: &catalog, predictions: &predictions };
     stage.choose(&mut priced, &mut decision, mode);
@@ -245,6 +204,8 @@ fn offers<'a>(
                 let eligible = app.filters.get(catalog, &controls.live, &request.terms, slot);
                 if eligible.item_count > 0 {
                     offers.push(Offer { position, slot, market, eligible });
+                } else if eligible.exhausted {
+                    decision.no_bid = NoBid::BudgetExhausted;
                 }
             }
             Err(reason) => {
@@ -259,6 +220,11 @@ fn offers<'a>(
     offers
 }
 
+/// Candidates retrieved for each of so many slots: many share the work of about four.
+fn candidates_each(app: &App, slots: usize) -> usize {
+    (app.config.auction.candidates * 4 / slots.max(4)).max(16)
+}
+
 /// Retrieves for each slot and scores the union once.
 async fn candidates(
     app: &App,
@@ -268,8 +234,7 @@ async fn candidates(
     times: &mut StageTimes,
 ) -> Result<(Vec<ItemSlot>, Scores), Stop> {
     let auction = &app.config.auction;
-    // Many slots share the work of about four.
-    let k = (auction.candidates * 4 / offers.len().max(4)).max(16);
+    let k = candidates_each(app, offers.len());
     let filters = offers.iter().map(|offer| Arc::clone(&offer.eligible.items)).collect();
     let hits = retrieve(understood, filters, (k, asked.deadline), times).await?;
     let mut items: Vec<ItemSlot> = hits.iter().flat_map(|hits| hits.slots.iter().copied()).collect();
@@ -331,32 +296,26 @@ fn price_all(
                     free: app.accounts.free(&app.ledger, plan),
                     shading: Shade::Learned(&shading, group_of(offer.slot, offer.market.currency())),
                 };
-                match bid(&input, &offer.market) {
-                    Ok(price) => priced.push(Candidate { slot: offer.position, plan, item, priced: price }),
+                let worth = match Worth::of(&input, &offer.market) {
+                    Ok(worth) => worth,
+                    Err(reason) => {
+                        reasons.note(Some(plan), reason);
+                        continue;
+                    }
+                };
+                match worth.bid(&input, &offer.market) {
+                    Ok(priced_at) => priced.push(Candidate { slot: offer.position, plan, item, priced: priced_at }),
                     Err(reason) => {
                         reasons.note(Some(plan), reason);
                         let below = reason == NoBidReason::BelowFloor;
-                        let steps = below.then(|| without_floor(&input, &offer.market)).flatten();
-                        reasons.below_floor.extend(steps.map(|steps| (plan, steps)));
+                        let steps = below.then(|| worth.without_floor(&input, &offer.market)).flatten();
+                        reasons.note_below_floor(steps.map(|steps| (plan, steps)));
                     }
                 }
             }
         }
     }
     priced
-}
-
-/// The label of a request whose every candidate was turned down, from what happened most often last on the way.
-fn no_bid_of(reasons: &Reasons) -> NoBid {
-    if reasons.had(NoBidReason::LedgerRefused) {
-        NoBid::NotHeld
-    } else if reasons.had(NoBidReason::BudgetExhausted) {
-        NoBid::BudgetExhausted
-    } else if reasons.had(NoBidReason::BelowFloor) {
-        NoBid::BelowFloor
-    } else {
-        NoBid::LowValue
-    }
 }
 
 /// What choosing reads.
@@ -397,7 +356,7 @@ impl Choosing<'_> {
             }
         }
         if decision.bids.is_empty() {
-            decision.no_bid = no_bid_of(&decision.reasons);
+            decision.no_bid = decision.reasons.no_bid();
         }
         for plan in met {
             if !decision.bids.iter().any(|won| won.plan == plan) {

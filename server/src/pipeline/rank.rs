@@ -113,7 +113,10 @@ pub async fn rank(app: &App, ask: &RankAsk, times: &mut StageTimes) -> Result<Ra
     let catalog = app.catalog.snapshot();
     let controls = app.controls.load();
     let allowed = app.filters.rankable(&catalog, &controls.live, &ask.terms);
-    let understood = understand(app, &ask.asked, &catalog, times).await?;
+    let auction = &app.config.auction;
+    let k = ask.k.max(auction.candidates).min(auction.candidates_max);
+    let most = ask.candidates.as_ref().map_or(k, Vec::len);
+    let understood = understand(app, &ask.asked, (&catalog, most), times).await?;
     let allowed = allowed_for(&ask.exclude, &catalog, &understood.history, allowed);
     let mut skipped = Vec::new();
     let (slots, similarities): (Vec<ItemSlot>, Vec<f32>) = match &ask.candidates {
@@ -132,7 +135,6 @@ pub async fn rank(app: &App, ask: &RankAsk, times: &mut StageTimes) -> Result<Ra
             (slots, similarities)
         }
         None => {
-            let k = ask.k.max(app.config.auction.candidates).min(app.config.auction.candidates_max);
             let hits = retrieve(&understood, vec![allowed], (k, ask.asked.deadline), times).await?;
             hits.into_iter().next().map(|hits| (hits.slots, hits.scores)).unwrap_or_default()
         }

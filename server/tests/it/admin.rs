@@ -2,7 +2,7 @@
 
 use crate::wire::{Client, PATIENCE, value};
 use longbow::admin::{
-    Admin, Balance, CatalogAdmin, CatalogError, Kind, Listing, Page, WriteMode, Written, merge_patch,
+    Admin, Balance, CatalogAdmin, CatalogError, IfMatch, Kind, Listing, Page, WriteMode, Written, merge_patch,
 };
 use longbow::config::Config;
 use longbow::http::Settings;
@@ -41,25 +41,42 @@ impl CatalogAdmin for Memory {
     async fn get(&self, _kind: Kind, id: &str) -> Result<Value, CatalogError> {
         self.items.lock().unwrap().get(id).cloned().ok_or(CatalogError::NotFound)
     }
-    async fn put(&self, _kind: Kind, id: &str, record: Value, mode: WriteMode) -> Result<Written, CatalogError> {
+    async fn put(
+        &self,
+        _kind: Kind,
+        id: &str,
+        record: Value,
+        how: (WriteMode, &IfMatch),
+    ) -> Result<Written, CatalogError> {
+        let (mode, if_match) = how;
         let record = checked(record)?;
         let mut items = self.items.lock().unwrap();
+        if !if_match.allows(items.get(id)) {
+            return Err(CatalogError::Changed);
+        }
         if mode == WriteMode::Create && items.contains_key(id) {
             return Err(CatalogError::Exists);
         }
         let created = items.insert(id.to_owned(), record.clone()).is_none();
         Ok(Written { record, created })
     }
-    async fn patch(&self, _kind: Kind, id: &str, patch: Value) -> Result<Written, CatalogError> {
+    async fn patch(&self, _kind: Kind, id: &str, patch: Value, if_match: &IfMatch) -> Result<Written, CatalogError> {
         let mut items = self.items.lock().unwrap();
         let mut record = items.get(id).cloned().ok_or(CatalogError::NotFound)?;
+        if !if_match.allows(Some(&record)) {
+            return Err(CatalogError::Changed);
+        }
         merge_patch(&mut record, &patch);
         let record = checked(record)?;
         items.insert(id.to_owned(), record.clone());
         Ok(Written { record, created: false })
     }
-    async fn delete(&self, _kind: Kind, id: &str) -> Result<(), CatalogError> {
-        self.items.lock().unwrap().remove(id).map(|_| ()).ok_or(CatalogError::NotFound)
+    async fn delete(&self, _kind: Kind, id: &str, if_match: &IfMatch) -> Result<(), CatalogError> {
+        let mut items = self.items.lock().unwrap();
+        if !if_match.allows(items.get(id)) {
+            return Err(CatalogError::Changed);
+        }
+        items.remove(id).map(|_| ()).ok_or(CatalogError::NotFound)
     }
     async fn import(&self, _kind: Kind, records: Vec<Value>) -> Result<Vec<Result<(), FieldError>>, CatalogError> {
         self.batches.lock().unwrap().push(records.len());

@@ -19,7 +19,7 @@ async fn neighbours_do_not_change_a_score_by_one_bit() {
     let candidates: Vec<u32> = (1..=40).collect();
     let window = history(3, 300);
     let score = |encoded| {
-        let request = ScoreRequest { encoded, items: candidates.clone(), deadline: within(EVER) };
+        let request = ScoreRequest { encoded, items: candidates.clone(), deadline: within(EVER), ticket: None };
         let handle = bench.handle.clone();
         async move { handle.score(request).await.unwrap().scores }
     };
@@ -135,7 +135,7 @@ async fn background_work_holds_back_for_the_scores_of_a_request_that_was_encoded
     bench.watch.let_go();
     let encoded = [stuck.await.unwrap().unwrap().encoded, asked.await.unwrap().encoded];
     for encoded in encoded {
-        let request = ScoreRequest { encoded, items: vec![1, 2, 3], deadline: within(EVER) };
+        let request = ScoreRequest { encoded, items: vec![1, 2, 3], deadline: within(EVER), ticket: None };
         bench.handle.score(request).await.unwrap();
     }
     let calls = bench.watch.calls();
@@ -275,7 +275,7 @@ async fn refreshes_make_a_user_warm_and_inline_histories_leave_nothing() {
     assert_eq!(bench.handle.stats().cache_users.get(), users);
     let empty = bench.handle.encode(ask(3, &Arc::default(), EVER)).await.unwrap();
     assert_eq!(empty.encoded.query(), None);
-    let scored = ScoreRequest { encoded: empty.encoded, items: vec![1, 2], deadline: within(EVER) };
+    let scored = ScoreRequest { encoded: empty.encoded, items: vec![1, 2], deadline: within(EVER), ticket: None };
     assert_eq!(bench.handle.score(scored).await.unwrap().scores.len(), 2);
 }
 

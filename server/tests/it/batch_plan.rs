@@ -225,7 +225,7 @@ impl World {
             match why {
                 Dropped::Cancelled => assert!(known.task.cancelled.get()),
                 Dropped::Expired => assert!(passed),
-                Dropped::TooLate => assert!(known.deadline.is_some() && !passed),
+                Dropped::TooLate | Dropped::Crowded => assert!(known.deadline.is_some() && !passed),
                 Dropped::Nothing => assert_eq!(known.task.rows.get(), 0),
             }
         }

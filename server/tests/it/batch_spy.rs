@@ -168,7 +168,8 @@ pub(crate) fn within(ms: u64) -> Deadline {
 }
 
 pub(crate) fn ask(user: u128, window: &Arc<UserWindow>, ms: u64) -> EncodeRequest {
-    EncodeRequest { user: Some(user), window: Arc::clone(window), query_time: 9_000_000, deadline: within(ms) }
+    let (user, window) = (Some(user), Arc::clone(window));
+    EncodeRequest { user, window, query_time: 9_000_000, deadline: within(ms), ticket: None }
 }
 
 /// Long enough never to matter.

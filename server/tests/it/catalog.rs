@@ -16,7 +16,7 @@ fn fault(error: &ChangeError) -> (&str, &str) {
 }
 
 fn everyone(plans: usize) -> PlanSet {
-    PlanSet { version: 1, plans: Bitmap::full(plans), known: u32::try_from(plans).unwrap() }
+    PlanSet { version: 1, plans: Bitmap::full(plans), spent: Bitmap::new(), known: u32::try_from(plans).unwrap() }
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn cache_answers_by_version_and_stays_within_its_bound() {
 
     handle.apply(vec![Change::Item(item("a", &["IAB2"]))]).unwrap();
     assert_eq!(cache.get(&handle.snapshot(), &live, &blocking("IAB2"), &slot).item_count, 0);
-    let nobody = PlanSet { version: 2, plans: Bitmap::new(), known: 1 };
+    let nobody = PlanSet { version: 2, plans: Bitmap::new(), spent: Bitmap::new(), known: 1 };
     assert_eq!(cache.get(&handle.snapshot(), &nobody, &blocking("IAB1"), &slot).item_count, 0);
     assert_eq!(
         cache.get(&snapshot, &live, &blocking("IAB2"), &slot).item_count,

@@ -72,7 +72,7 @@ proptest! {
         let catalog = handle.snapshot();
         let cache = EligibilityCache::new(8);
         let plans: Bitmap = (0..catalog.plan_slots()).filter(|_| rng.random_bool(0.85)).collect();
-        let live = PlanSet { version: 1, plans, known: catalog.plan_slots() };
+        let live = PlanSet { version: 1, plans, spent: Bitmap::new(), known: catalog.plan_slots() };
         for _ in 0..12 {
             let (terms, slot) = (random_terms(&mut rng), random_slot(&mut rng));
             let expected = allowed(&catalog, &terms, &slot, &live);
@@ -112,7 +112,7 @@ fn one_plan(change: impl FnOnce(&mut longbow::plans::Plan)) -> CatalogHandle {
 }
 
 fn reason(handle: &CatalogHandle, terms: &Terms, slot: &Slot) -> Option<NoBidReason> {
-    let live = PlanSet { version: 1, plans: Bitmap::full(1), known: 1 };
+    let live = PlanSet { version: 1, plans: Bitmap::full(1), spent: Bitmap::new(), known: 1 };
     let told = handle.snapshot().explain(terms, slot, &live, NOW);
     assert_eq!(told.len(), 1);
     assert_eq!(handle.snapshot().eligible(terms, slot, &live).item_count, usize::from(told[0].reason.is_none()));
@@ -156,9 +156,9 @@ fn each_rule_has_its_reason() {
 fn schedule_budget_and_new_plans_have_their_reasons() {
     let (terms, slot) = (Terms::default(), banner_slot());
     let told = |handle: &CatalogHandle, live: &PlanSet| handle.snapshot().explain(&terms, &slot, live, NOW)[0].reason;
-    let live = PlanSet { version: 1, plans: Bitmap::full(1), known: 1 };
-    let broke = PlanSet { version: 1, plans: Bitmap::new(), known: 1 };
-    let before_it = PlanSet { version: 1, plans: Bitmap::new(), known: 0 };
+    let live = PlanSet { version: 1, plans: Bitmap::full(1), spent: Bitmap::new(), known: 1 };
+    let broke = PlanSet { version: 1, plans: Bitmap::new(), spent: Bitmap::new(), known: 1 };
+    let before_it = PlanSet { version: 1, plans: Bitmap::new(), spent: Bitmap::new(), known: 0 };
     let usual = one_plan(|_| {});
     assert_eq!(told(&usual, &broke), Some(NoBidReason::BudgetExhausted));
     assert_eq!(told(&usual, &before_it), Some(NoBidReason::AwaitingControl));

@@ -65,6 +65,30 @@ fn a_server_without_a_model_says_what_to_do() {
 }
 
 #[test]
+fn an_error_is_printed_with_its_cause_and_that_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("ledger.redb"), [7; 8_192]).unwrap();
+    std::fs::write(path("model.safetensors"), b"short").unwrap();
+    let commands: [(&[&str], &str); 3] = [
+        (&["serve", "--data", &path(""), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"], "ledger"),
+        (&["bundle", &path("model.safetensors"), &path("made")], "truncated"),
+        (&["bundle", &path("none"), &path("made")], "No such file"),
+    ];
+    for (args, told) in commands {
+        let output = longbow(args);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let line = said.lines().find(|line| line.starts_with("longbow: ")).unwrap_or_else(|| panic!("{said}"));
+        let mut parts: Vec<&str> = line.split(": ").collect();
+        let all = parts.len();
+        parts.sort_unstable();
+        parts.dedup();
+        assert!(line.contains(told) && parts.len() == all, "{line}");
+    }
+}
+
+#[test]
 fn the_effective_settings_are_printed() {
     let output = longbow(&[
         "config",

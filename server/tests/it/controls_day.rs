@@ -144,6 +144,10 @@ fn a_plan_is_forecast_diagnosed_and_its_bids_explained() {
 
 /// One message over a socket of its own.
 fn rpc(world: &World, token: &str, message: &Value) -> Answer {
+    rpc_bytes(world, token, message.to_string().as_bytes())
+}
+
+fn rpc_bytes(world: &World, token: &str, body: &[u8]) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [
         ("authorization", &*bearer),
@@ -151,7 +155,35 @@ fn rpc(world: &World, token: &str, message: &Value) -> Answer {
         ("accept", "application/json, text/event-stream"),
         ("mcp-protocol-version", "2025-06-18"),
     ];
-    call(world.admin, "POST", "/mcp", &headers, message.to_string().as_bytes())
+    call(world.admin, "POST", "/mcp", &headers, body)
+}
+
+#[test]
+fn what_is_no_message_is_refused_in_the_terms_of_the_protocol() {
+    let world = guarded();
+    let cases: [(&[u8], i64, Value); 6] = [
+        (b"{\"jsonrpc\":", -32_700, Value::Null),
+        (b"", -32_700, Value::Null),
+        (b"\xff\xfe", -32_700, Value::Null),
+        (b"[]", -32_600, Value::Null),
+        (b"{\"hello\": 1}", -32_600, Value::Null),
+        (b"{\"jsonrpc\": \"1.0\", \"id\": 7, \"method\": \"tools/list\"}", -32_600, json!(7)),
+    ];
+    for (body, code, id) in cases {
+        let answer = rpc_bytes(&world, ANN, body);
+        let told = answer.json();
+        let seen = (answer.status, told["jsonrpc"].clone(), told["error"]["code"].clone(), told["id"].clone());
+        assert_eq!(seen, (400, json!("2.0"), json!(code), id), "{}", String::from_utf8_lossy(body));
+        assert!(told["error"]["message"].as_str().is_some_and(|text| text.contains("JSON")), "{told}");
+    }
+    // A body that does not even claim to be JSON is another matter.
+    let bearer = format!("Bearer {ANN}");
+    let headers = [
+        ("authorization", &*bearer),
+        ("content-type", "text/plain"),
+        ("accept", "application/json, text/event-stream"),
+    ];
+    assert_eq!(call(world.admin, "POST", "/mcp", &headers, b"hello").status, 415);
 }
 
 fn result(world: &World, token: &str, method: &str, params: &Value) -> Value {

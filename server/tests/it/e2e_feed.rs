@@ -109,6 +109,9 @@ fn errors_name_the_field_in_a_json_body() {
     }
     let unknown = world.post("/v1/rank", json!({"user": "u1", "kk": 5}));
     assert!(unknown.json()["error"]["message"].as_str().unwrap().contains("kk"));
+    // What no model reads is not taken in silence.
+    let context = world.post("/v1/rank", json!({"user": "u1", "context": {"page": "home"}}));
+    assert!(context.status == 400 && context.json()["error"]["message"].as_str().unwrap().contains("context"));
     assert_eq!(world.get("/v1/rank").status, 405);
     assert_eq!(world.get("/nowhere").status, 404);
     assert_eq!(call(world.http, "POST", "/v1/rank", &[("content-type", "text/html")], b"{}").status, 415);

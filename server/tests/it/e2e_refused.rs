@@ -132,3 +132,40 @@ fn an_explanation_lists_the_plan_that_is_asked_for() {
     assert_eq!(plans(&one), ["plan-1"], "{one}");
     assert_eq!(one["imps"][0]["plans"]["plan-1"], ask("")["imps"][0]["plans"]["plan-1"]);
 }
+
+#[test]
+fn a_plan_without_money_is_the_reason_also_after_the_control_tick_has_seen_it() {
+    let world = World::new();
+    for plan in 1..crate::world::PLANS {
+        let paused = world.admin("PATCH", &format!("/v1/plans/plan-{plan}"), json!({"state": "paused"}));
+        assert_eq!(paused.status, 200);
+    }
+    assert_eq!(world.admin("PATCH", "/v1/plans/plan-0", json!({"budget_micros": 30_000})).status, 200);
+    let ask = |id: String, w: u32| {
+        let imp = json!([{"id": "1", "banner": {"w": w, "h": 250}, "bidfloor": 0.01}]);
+        let body = json!({"id": id, "imp": imp, "site": {"domain": "news.example"}, "user": {"id": "u3"}, "at": 1, "tmax": 2000});
+        let answer = world.post("/openrtb2/bid", body);
+        (answer.status, answer.header("x-longbow-no-bid").unwrap_or_default().to_owned())
+    };
+    // Its pool may have to be filled anew first.
+    let (mut bids, mut told) = (0, Vec::new());
+    let spent = (0..400).any(|n| {
+        let (status, reason) = ask(format!("spend-{n}"), 300);
+        bids += u32::from(status == 200);
+        told.push(reason);
+        bids > 0 && told[n] == "budget_exhausted"
+    });
+    assert!(spent, "it bids until nothing is left: {bids} bids, {told:?}");
+    // Over many ticks of 50 ms: first pricing finds the money gone, then the filters do.
+    let mut reasons = Vec::new();
+    for n in 0..40 {
+        reasons.push(ask(format!("after-{n}"), 300).1);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let known = |reason: &String| reason == "budget_exhausted" || reason == "not_held";
+    assert!(reasons.iter().all(known) && reasons[39] == "budget_exhausted", "{reasons:?}");
+    // Where it would not have bid with money either, money is not the reason.
+    assert_eq!(ask("narrow".to_owned(), 7), (204, "nothing_eligible".to_owned()));
+    let metrics = String::from_utf8(world.admin("GET", "/metrics", "").body).unwrap();
+    assert!(metrics.contains("longbow_no_bids_total{reason=\"nothing_eligible\"} 1\n"), "{metrics}");
+}

@@ -2,6 +2,7 @@
 //! folder is `LD_LIBRARY_PATH`), or on a real one. Skipped where there is neither.
 
 mod items;
+mod tier;
 
 use crate::process::{self, Link, PATIENCE, Process};
 use crate::world::model_config;
@@ -115,6 +116,26 @@ fn a_gpu_that_is_demanded_and_absent_is_no_start() {
     assert!(text.contains("longbow doctor") && text.contains("libcuda.so.1"), "{text}");
 }
 
+/// A newer device than all that the kernels were compiled for serves by their PTX; an old driver and an empty list do not.
+#[test]
+fn what_the_driver_and_the_device_are_decides_the_path() {
+    if !stand_in() {
+        return eprintln!("skipped: not the stand-in driver");
+    }
+    for (name, value, path, why) in [
+        ("LONGBOW_STAND_IN_CAPABILITY", "120", "cuda (", "Sm80"),
+        ("LONGBOW_STAND_IN_CAPABILITY", "75", "cpu (", "7.5 is below 8.0"),
+        ("LONGBOW_STAND_IN_DRIVER", "12080", "cpu (", "for CUDA 12.8, and the kernels need one for 13.0"),
+        ("LONGBOW_STAND_IN_DEVICES", "0", "cpu (", "no device 0"),
+    ] {
+        let small = Small::new(&[]);
+        let server = small.start(&[(name, value)]);
+        let device = device_of(&server);
+        assert!(device.starts_with(path) && device.contains(why), "{name}={value}: {device}");
+        assert_eq!(rank(&server, 1).0, 200, "{name}={value}");
+    }
+}
+
 #[test]
 fn a_gpu_without_room_is_left_for_the_cpu_with_the_reason() {
     if !stand_in() {
@@ -196,6 +217,12 @@ fn the_doctor_names_device_driver_and_what_the_kernels_were_compiled_for() {
     for part in ["stand-in on the host", "compute capability 9.0", "driver for CUDA 13.0", "9.0a", "Sm90"] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
+    let text = doctor(&[("LONGBOW_STAND_IN_CAPABILITY", "100")]);
+    assert!(text.contains("runs Sm80 from PTX") && text.contains("9.0a runs on 9.0 alone"), "{text}");
+    let text = doctor(&[("LONGBOW_STAND_IN_DEVICES", "0")]);
+    assert!(text.contains("no device; driver for CUDA 13.0") && text.contains("CUDA_VISIBLE_DEVICES"), "{text}");
+    let text = doctor(&[("LONGBOW_STAND_IN_DRIVER", "12080")]);
+    assert!(text.contains("driver for CUDA 12.8") && text.contains("update the driver"), "{text}");
     let text = doctor(&[("LONGBOW_STAND_IN_CAPABILITY", "75")]);
     assert!(text.contains("7.5 is below 8.0") && text.contains("use a GPU of compute capability 8.0"), "{text}");
 }

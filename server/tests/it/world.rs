@@ -1,6 +1,7 @@
 //! A whole server in this process, on ports that the system picks, over a small world made by hand.
 
-use longbow::app::{Bound, Stores, serve};
+use longbow::app::{App, Bound, Stores, serve};
+use longbow::batch::DeviceHandle;
 use longbow::config::Config;
 use longbow::demo;
 use longbow::ids::{Id, ItemKey};
@@ -30,6 +31,8 @@ pub(crate) const BUDGET: Micros = Micros(5_000_000);
 pub(crate) struct World {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The device of the model that it started with.
+    pub(crate) device: DeviceHandle,
     pub(crate) dir: PathBuf,
     lifecycle: Lifecycle,
     thread: Option<JoinHandle<()>>,
@@ -87,7 +90,7 @@ impl World {
     /// Starts over `dir`, filling it if it is empty.
     pub(crate) fn start(dir: PathBuf, change: impl FnOnce(&mut Config)) -> Self {
         Self::launch(dir, change, |config, inner, tell| {
-            block_on(serve(config, inner, fill, move |_, bound| tell.send(bound).unwrap()));
+            block_on(serve(config, inner, fill, move |app, bound| tell.send(told(app, bound)).unwrap()));
         })
     }
 
@@ -99,14 +102,14 @@ impl World {
         };
         Self::launch(dir, small, |config, inner, tell| {
             let prepare = async |config: &Config, stores: &Stores| demo::prepare(config, stores, now()).await;
-            block_on(serve(config, inner, prepare, move |_, bound| tell.send(bound).unwrap()));
+            block_on(serve(config, inner, prepare, move |app, bound| tell.send(told(app, bound)).unwrap()));
         })
     }
 
     fn launch(
         dir: PathBuf,
         change: impl FnOnce(&mut Config),
-        run: impl FnOnce(Config, Lifecycle, mpsc::SyncSender<Bound>) + Send + 'static,
+        run: impl FnOnce(Config, Lifecycle, mpsc::SyncSender<(Bound, DeviceHandle)>) + Send + 'static,
     ) -> Self {
         let mut config = Config::default();
         config.http.listen.set_port(0);
@@ -117,11 +120,11 @@ impl World {
         config.auction.tmax_default_ms = 2_000;
         change(&mut config);
         let lifecycle = Lifecycle::new();
-        let (tell, told) = mpsc::sync_channel::<Bound>(1);
+        let (tell, told) = mpsc::sync_channel(1);
         let inner = lifecycle.clone();
         let thread = std::thread::spawn(move || run(config, inner, tell));
-        let bound = told.recv_timeout(Duration::from_secs(60)).expect("the server starts");
-        Self { http: bound.http, admin: bound.admin, dir, lifecycle, thread: Some(thread) }
+        let (bound, device) = told.recv_timeout(Duration::from_secs(60)).expect("the server starts");
+        Self { http: bound.http, admin: bound.admin, device, dir, lifecycle, thread: Some(thread) }
     }
 
     /// Stops in order and starts again over the same directory.
@@ -153,6 +156,10 @@ impl World {
     pub(crate) fn balance(&self, plan: &str) -> Value {
         self.admin("GET", &format!("/v1/plans/{plan}/balance"), "").json()
     }
+}
+
+fn told(app: &App, bound: Bound) -> (Bound, DeviceHandle) {
+    (bound, app.generation().device.clone())
 }
 
 fn block_on(served: impl Future<Output = anyhow::Result<()>>) {

@@ -1,7 +1,7 @@
 //! One day of the market while it runs.
 
 use super::world::{self, PlanWorld, Stream};
-use super::{Bidder, DAY_S, MarketOptions, PlanResult, START, Scenario, TickResult, micros, units};
+use super::{Bidder, DAY_S, MarketOptions, PlanResult, START, Scaled, Scenario, TickResult, Told, micros, units};
 use anyhow::Context;
 use longbow::auction::pace::rl::Features;
 use longbow::auction::pace::{Cell, ControlLoop, Controls, NO_FACTORS, Outcomes, PlanOutcome, PlanTotals};
@@ -12,9 +12,6 @@ use longbow::catalog::{Catalog, CatalogHandle, Change};
 use longbow::ids::Id;
 use longbow::money::{Currency, FxTable, Micros};
 use longbow::plans::{Arm, Goal, Item, Plan, PlanState, PolicyKind, Strategy};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use rand_distr::{Distribution, Exp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,18 +19,18 @@ use std::sync::Arc;
 pub(super) struct MarketRun<'a> {
     options: &'a MarketOptions,
     bidder: &'a Bidder,
+    told: Told,
     catalog: CatalogHandle,
     control: ControlLoop,
     outcomes: Outcomes,
     rates: WinRates,
-    luck: StdRng,
     fx: FxTable,
     terms: Terms,
     slot: Slot,
 }
 
 impl<'a> MarketRun<'a> {
-    pub(super) fn new(options: &'a MarketOptions, bidder: &'a Bidder) -> anyhow::Result<Self> {
+    pub(super) fn new(options: &'a MarketOptions, bidder: &'a Bidder, told: Told) -> anyhow::Result<Self> {
         let catalog = CatalogHandle::new();
         let item = Item {
             id: Id::from("item"),
@@ -54,11 +51,11 @@ impl<'a> MarketRun<'a> {
         Ok(Self {
             options,
             bidder,
+            told,
             catalog,
             control,
             outcomes: Outcomes::new(),
             rates: WinRates::default(),
-            luck: StdRng::seed_from_u64(!options.seed),
             fx: FxTable::default(),
             terms: Terms { auction_type, ..Terms::default() },
             slot: Slot::default(),
@@ -73,11 +70,21 @@ impl<'a> MarketRun<'a> {
     }
 }
 
+/// What a bidder outside the control loop brings to a day, for each plan.
+pub(super) enum Given {
+    Nothing,
+    Multipliers(Vec<f64>),
+    Tables(Vec<Scaled>),
+}
+
 #[derive(Clone, Debug)]
 struct PlanDay {
     spent: Micros,
     value: f64,
     wins: u64,
+    conversions: u64,
+    /// Auctions so far.
+    seen: usize,
     multiplier: f64,
     /// The channels' factors on it.
     factors: [f64; CHANNELS],
@@ -98,10 +105,10 @@ pub(super) struct Day<'m, 'a> {
     /// Slot of the first plan of the day.
     first: u32,
     starts_at: i64,
-    given: Option<Vec<f64>>,
+    given: Given,
     days: Vec<PlanDay>,
-    /// Conversions to come: when, and whose.
-    late: BTreeMap<(i64, u64), (u32, Cell, Micros)>,
+    /// Conversions to come: when, whose, of which win.
+    late: BTreeMap<(i64, u32, u64), (Cell, Micros)>,
 }
 
 impl<'m, 'a> Day<'m, 'a> {
@@ -111,7 +118,7 @@ impl<'m, 'a> Day<'m, 'a> {
         plans: &'m [PlanWorld],
         streams: &'m [Stream],
         day: u32,
-        given: Option<Vec<f64>>,
+        given: Given,
     ) -> anyhow::Result<Self> {
         let starts_at = START + DAY_S * i64::from(day);
         let policy = market.policy();
@@ -142,6 +149,8 @@ impl<'m, 'a> Day<'m, 'a> {
             spent: Micros::ZERO,
             value: 0.0,
             wins: 0,
+            conversions: 0,
+            seen: 0,
             multiplier: 1.0,
             factors: NO_FACTORS,
             last_spend: 0.0,
@@ -191,8 +200,8 @@ impl<'m, 'a> Day<'m, 'a> {
         let ticks = self.market.options.ticks;
         let day = &mut self.days[index];
         day.multiplier = match (&self.given, self.market.bidder) {
-            (Some(given), _) => given[index],
-            (None, Bidder::Dual) => {
+            (Given::Multipliers(given), _) => given[index],
+            (Given::Nothing, Bidder::Dual) => {
                 let left = units(self.streams[index].budget) - units(day.spent);
                 let wanted = (left + day.last_spend) / f64::from(ticks - tick + 1);
                 let error = ((wanted - day.last_spend) / wanted.max(1e-9)).clamp(-1.0, 1.0);
@@ -212,12 +221,18 @@ impl<'m, 'a> Day<'m, 'a> {
         let Some(entry) = self.catalog.plan(plan) else { return Ok(()) };
         let exchange =
             Market::new(&market.terms, &market.slot, &market.fx).map_err(|no| anyhow::anyhow!("no market: {no}"))?;
-        let (delay, first_price) = (Exp::new(1.0 / 1800.0)?, market.options.scenario == Scenario::FirstPrice);
+        let first_price = market.options.scenario == Scenario::FirstPrice;
         let day = &mut self.days[index];
         let before = day.spent;
         for auction in &stream.ticks[tick as usize] {
-            let channel = if market.options.channels_told { auction.channel } else { Channel::default() };
+            let channel = if market.told.channels { auction.channel } else { Channel::default() };
             let cell = Cell { channel, ..Cell::default() };
+            if let Given::Tables(tables) = &self.given {
+                let free = units(Micros(stream.budget.0 - day.spent.0));
+                day.multiplier =
+                    tables[index].multiplier(day.seen, free, auction.predicted(self.plans[index].target)).min(1.0);
+            }
+            day.seen += 1;
             let input = PriceInput {
                 plan: &entry.record,
                 p_click: auction.predicted_click,
@@ -225,7 +240,7 @@ impl<'m, 'a> Day<'m, 'a> {
                 order_value: auction.order_value,
                 multiplier: day.multiplier * day.factors[cell.channel as usize],
                 free: Micros(stream.budget.0 - day.spent.0),
-                shading: if market.options.shaded { Shade::Learned(shading, index) } else { Shade::Share(1.0) },
+                shading: if market.told.shaded { Shade::Learned(shading, index) } else { Shade::Share(1.0) },
             };
             let Ok(priced) = price::bid(&input, &exchange) else { continue };
             let won = priced.price >= auction.price;
@@ -240,10 +255,9 @@ impl<'m, 'a> Day<'m, 'a> {
             day.wins += 1;
             market.outcomes.record(plan, cell, PlanOutcome::Impression(priced.value));
             market.outcomes.record(plan, cell, PlanOutcome::Paid(paid(&priced, auction)));
-            if market.luck.random_bool(auction.p_click) && market.luck.random_bool(auction.p_conversion) {
-                #[expect(clippy::cast_possible_truncation, reason = "a delay of hours")]
-                let at = now + delay.sample(&mut market.luck) as i64;
-                self.late.insert((at, market.luck.random()), (plan, cell, auction.order_value));
+            if let Some(delay) = auction.conversion {
+                day.conversions += 1;
+                self.late.insert((now + i64::from(delay), plan, day.wins), (cell, auction.order_value));
             }
         }
         day.last_spend = units(Micros(day.spent.0 - before.0));
@@ -253,19 +267,19 @@ impl<'m, 'a> Day<'m, 'a> {
 
     /// Reports the conversions that happened before `until`.
     fn deliver(&mut self, until: i64) {
-        let still_to_come = self.late.split_off(&(until, 0));
-        for (plan, cell, value) in std::mem::replace(&mut self.late, still_to_come).into_values() {
+        let still_to_come = self.late.split_off(&(until, 0, 0));
+        for ((_, plan, _), (cell, value)) in std::mem::replace(&mut self.late, still_to_come) {
             self.market.outcomes.record(plan, cell, PlanOutcome::Conversion(value));
         }
     }
 
-    /// Ends the day: late conversions come in.
-    pub(super) fn finish(mut self) -> Vec<PlanResult> {
+    /// Ends the day: late conversions come in. `best` is each plan's best constant multiplier in hindsight and its value.
+    pub(super) fn finish(mut self, best: &[(f64, f64)]) -> Vec<PlanResult> {
         self.deliver(i64::MAX);
         let days = std::mem::take(&mut self.days);
         let all = days.into_iter().enumerate().zip(self.plans.iter().zip(self.streams));
         all.map(|((index, day), (plan, stream))| {
-            let (best, hindsight_value) = world::hindsight(stream, plan.target);
+            let (best, hindsight_value) = best.get(index).copied().unwrap_or_default();
             PlanResult {
                 name: format!("plan-{index}"),
                 budget: units(stream.budget),
@@ -274,8 +288,12 @@ impl<'m, 'a> Day<'m, 'a> {
                 order_value: units(self.market.outcomes.of(slot_of(self.first, index)).order_value),
                 value: day.value,
                 hindsight_value,
-                hindsight_miss: world::miss_chance(stream, plan.target, best, 0.05),
+                hindsight_miss: match self.market.options.scenario {
+                    Scenario::FirstPrice => f64::NAN, // counted by the others' bids, which are not what is paid there
+                    _ => world::miss_chance(stream, plan.target, best, 0.05),
+                },
                 wins: day.wins,
+                conversions: day.conversions,
                 multiplier: day.multiplier,
                 path: day.path,
             }

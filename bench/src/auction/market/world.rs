@@ -1,19 +1,16 @@
 //! The auctions of a synthetic market: for each plan a stream of its own, day after day.
 
+use super::constants::{Constants, Spread};
 use super::{MarketOptions, Scenario, micros, units};
 use longbow::auction::normal_cdf;
 use longbow::auction::slot::{CHANNELS, Channel};
 use longbow::money::Micros;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rand_distr::{Distribution, LogNormal, Poisson};
+use rand_distr::{Distribution, Exp, LogNormal, Poisson};
 
-/// Bidders who compete for an impression beside the plan.
-const OTHERS: usize = 3;
 /// When a shock comes, as a share of the day.
 pub(super) const SHOCK_AT: f64 = 0.5;
-/// What a shock does to the others' bids.
-const SHOCK: f64 = 1.3;
 /// What predictions are times the truth in each channel, where there are several.
 const CHANNEL_BIAS: [f64; CHANNELS] = [1.0, 1.4, 0.7, 1.0];
 /// Level of the others' bids in each channel.
@@ -28,6 +25,8 @@ pub(super) struct Auction {
     /// Highest bid of the others.
     pub(super) price: Micros,
     pub(super) channel: Channel,
+    /// Seconds until the conversion that this impression brings to whoever wins it; `None` for most.
+    pub(super) conversion: Option<i32>,
 }
 
 impl Auction {
@@ -59,12 +58,6 @@ pub(super) struct Stream {
     pub(super) budget: Micros,
 }
 
-/// Traffic and price level over the day: more of both in the evening, prices threefold between trough and peak.
-fn day_shape(share: f64) -> (f64, f64) {
-    let wave = ((share - 0.85) * std::f64::consts::TAU).cos(); // 1 at 20:24, -1 at 8:24
-    (1.0 + 0.6 * wave, 3f64.sqrt().powf(wave))
-}
-
 /// The plans of a seed.
 pub(super) fn plans(options: &MarketOptions) -> Vec<PlanWorld> {
     let one = |number: u32| {
@@ -85,15 +78,15 @@ pub(super) fn plans(options: &MarketOptions) -> Vec<PlanWorld> {
 }
 
 /// How the others' bids move over a day beyond its usual shape: one factor for each tick.
-fn moves(options: &MarketOptions, judged: bool, rng: &mut StdRng) -> Vec<f64> {
+fn moves(options: &MarketOptions, made: &Constants, judged: bool, rng: &mut StdRng) -> Vec<f64> {
     let mut drift = 0.0_f64;
-    let per_tick = 0.5 / f64::from(options.ticks).sqrt();
+    let per_tick = made.drift / f64::from(options.ticks).sqrt();
     (0..options.ticks)
         .map(|tick| {
             let share = f64::from(tick) / f64::from(options.ticks);
             drift += per_tick * rng.random_range(-1.732..1.732);
             match options.scenario {
-                Scenario::Shock if judged && share >= SHOCK_AT => SHOCK,
+                Scenario::Shock if judged && share >= SHOCK_AT => made.shock,
                 Scenario::Drift if judged => drift.exp(),
                 _ => 1.0,
             }
@@ -101,44 +94,60 @@ fn moves(options: &MarketOptions, judged: bool, rng: &mut StdRng) -> Vec<f64> {
         .collect()
 }
 
+fn log_normal(Spread(median, spread): Spread) -> anyhow::Result<LogNormal<f64>> {
+    Ok(LogNormal::new(median.ln(), spread)?)
+}
+
+/// Draws of one auction.
+struct Draws {
+    click: LogNormal<f64>,
+    conversion: LogNormal<f64>,
+    order: LogNormal<f64>,
+    noise: LogNormal<f64>,
+    others: LogNormal<f64>,
+    delay: Exp<f64>,
+}
+
+impl Draws {
+    fn new(made: &Constants) -> anyhow::Result<Self> {
+        Ok(Self {
+            click: log_normal(made.click)?,
+            conversion: log_normal(made.conversion)?,
+            order: log_normal(made.order)?,
+            noise: LogNormal::new(-made.noise * made.noise / 2.0, made.noise)?, // mean 1
+            others: LogNormal::new(made.other.0, made.other.1)?,
+            delay: Exp::new(1.0 / made.delay_s)?,
+        })
+    }
+
+    /// Whether an impression brings a conversion, and after how many seconds. Luck has a stream of its own for each plan and day, read
+    /// for every auction whoever wins it: two policies that win the same impression get the same of it, and other prices leave the
+    /// luck as it is.
+    #[expect(clippy::cast_possible_truncation, reason = "a delay of hours; `as` saturates")]
+    fn result(&self, p_click: f64, p_conversion: f64, luck: &mut StdRng) -> Option<i32> {
+        let converts = luck.random_bool(p_click * p_conversion);
+        converts.then(|| self.delay.sample(luck) as i32)
+    }
+}
+
 /// One plan's auctions on a day. Shocks and drift come on the judged day only, the same for every plan.
 pub(super) fn stream(options: &MarketOptions, plan: &PlanWorld, day: u32, judged: bool) -> anyhow::Result<Stream> {
-    let moves = moves(options, judged, &mut StdRng::seed_from_u64(options.seed ^ 0x5eed_0000 ^ u64::from(day)));
-    let seed = options.seed ^ u64::from(plan.number) << 32 ^ u64::from(day + 1) << 56;
-    let mut rng = StdRng::seed_from_u64(seed);
-    let click = LogNormal::new((0.02f64).ln(), 0.7)?;
-    let conversion = LogNormal::new((0.05f64).ln(), 0.5)?;
-    let order = LogNormal::new((40.0f64).ln(), 0.4)?;
-    let noise = LogNormal::new(-0.045, 0.3)?; // mean 1
-    let others = LogNormal::new(-0.4, 0.6)?;
+    let made = Constants::of(options.market, options.scenario);
+    let day_key = u64::from(day);
+    let moves = moves(options, &made, judged, &mut StdRng::seed_from_u64(options.seed ^ 0x5eed_0000 ^ day_key));
+    let seed = options.seed ^ u64::from(plan.number) << 32 ^ (day_key + 1) << 56;
+    let (mut rng, mut luck) = (StdRng::seed_from_u64(seed), StdRng::seed_from_u64(!seed));
+    let draws = Draws::new(&made)?;
     let mut ticks = Vec::new();
     let mut spend_at_value = 0.0;
     for tick in 0..options.ticks {
-        let (traffic, dearness) = day_shape(f64::from(tick) / f64::from(options.ticks));
-        let count = Poisson::new(f64::from(options.auctions_per_tick) * traffic)?.sample(&mut rng);
+        let (traffic, dearness) = made.at(f64::from(tick) / f64::from(options.ticks));
+        let mean = f64::from(options.auctions_per_tick) * made.auctions * traffic;
+        let level = plan.level * dearness * moves[tick as usize];
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a Poisson count")]
-        let auctions: Vec<Auction> = (0..count as usize)
-            .map(|_| {
-                let p_click = click.sample(&mut rng).min(0.5);
-                let p_conversion = conversion.sample(&mut rng).min(0.5);
-                let order_value = micros(order.sample(&mut rng));
-                // The others know half of what we know of the impression.
-                let common = (p_click * p_conversion * 1000.0).powf(0.5) / 1000.0 * 40.0 / plan.target;
-                let best = (0..OTHERS).map(|_| others.sample(&mut rng)).fold(0.0, f64::max);
-                let noise = noise.sample(&mut rng);
-                let channel = match options.scenario {
-                    Scenario::Channels => Channel::ALL[rng.random_range(0..CHANNELS)],
-                    _ => Channel::Exchange,
-                };
-                let (bias, level) = match options.scenario {
-                    Scenario::Channels => (CHANNEL_BIAS[channel as usize], CHANNEL_LEVEL[channel as usize]),
-                    _ => (1.0, 1.0),
-                };
-                let price = micros(common * plan.level * level * dearness * moves[tick as usize] * best);
-                let predicted_click = (p_click * noise * options.prediction_bias * bias).min(1.0);
-                Auction { p_click, p_conversion, predicted_click, order_value, price, channel }
-            })
-            .collect();
+        let count = Poisson::new(mean)?.sample(&mut rng) as usize;
+        let one = |_| auction(options, &made, &draws, (plan.target, level), [&mut rng, &mut luck]);
+        let auctions: Vec<Auction> = (0..count).map(one).collect();
         for auction in &auctions {
             if auction.value() / plan.target >= units(auction.price) {
                 spend_at_value += units(auction.price);
@@ -147,6 +156,39 @@ pub(super) fn stream(options: &MarketOptions, plan: &PlanWorld, day: u32, judged
         ticks.push(auctions);
     }
     Ok(Stream { ticks, budget: micros((spend_at_value * plan.tightness).max(1.0)) })
+}
+
+fn auction(
+    options: &MarketOptions,
+    made: &Constants,
+    draws: &Draws,
+    (target, level): (f64, f64),
+    [rng, luck]: [&mut StdRng; 2],
+) -> Auction {
+    let p_click = draws.click.sample(rng).min(0.5);
+    let p_conversion = draws.conversion.sample(rng).min(0.5);
+    let order_value = micros(draws.order.sample(rng));
+    // The others know a part of what we know of the impression.
+    let common = (p_click * p_conversion / made.rate() * 1000.0).powf(made.common) / 1000.0 * 40.0 / target;
+    let best = (0..made.others).map(|_| draws.others.sample(rng)).fold(0.0, f64::max);
+    let noise = draws.noise.sample(rng);
+    let channel = match options.scenario {
+        Scenario::Channels => Channel::ALL[rng.random_range(0..CHANNELS)],
+        _ => Channel::Exchange,
+    };
+    let (bias, dear) = match options.scenario {
+        Scenario::Channels => (CHANNEL_BIAS[channel as usize], CHANNEL_LEVEL[channel as usize]),
+        _ => (1.0, 1.0),
+    };
+    Auction {
+        p_click,
+        p_conversion,
+        predicted_click: (p_click * noise * options.prediction_bias * bias).min(1.0),
+        order_value,
+        price: micros(common * level * dear * best),
+        channel,
+        conversion: draws.result(p_click, p_conversion, luck),
+    }
 }
 
 /// Outcome of one constant multiplier over a day, stopping at the budget: (spent, true value), currency units.

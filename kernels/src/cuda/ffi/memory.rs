@@ -1,4 +1,5 @@
-//! Memory of the device and page-locked memory of the host, and copies between them.
+//! Memory of the device and page-locked memory of the host, and copies between them. Copies of nothing are no calls: what a
+//! driver makes of an address that nothing lies at is its own affair.
 #![allow(unsafe_code, reason = "an FFI file: each block says why it is sound")]
 
 use std::marker::PhantomData;
@@ -55,6 +56,9 @@ impl Device {
     /// [`CudaError`].
     pub fn upload<T: Plain>(&self, to: &Buffer<T>, from: &Pinned<T>, len: usize) -> Result<(), CudaError> {
         assert!(len <= to.len && len <= from.len, "an upload past the end");
+        if len == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: both hold `len` values, and the pinned memory outlives the copy: it is freed after a synchronisation.
         unsafe { result::memcpy_htod_async(to.pointer, &from.as_slice()[..len], self.stream) }
@@ -67,6 +71,9 @@ impl Device {
     /// [`CudaError`].
     pub fn upload_slice<T: Plain>(&self, to: &Buffer<T>, at: usize, from: &[T]) -> Result<(), CudaError> {
         assert!(at + from.len() <= to.len, "an upload past the end");
+        if from.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range lies inside the buffer; the copy is over before `from` can change.
         unsafe { result::memcpy_htod_async(to.pointer + (at * size_of::<T>()) as u64, from, self.stream) }
@@ -80,10 +87,58 @@ impl Device {
     /// [`CudaError`].
     pub fn download<T: Plain>(&self, from: &Buffer<T>, to: &mut Pinned<T>, len: usize) -> Result<(), CudaError> {
         assert!(len <= to.len && len <= from.len, "a download past the end");
+        if len == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: both hold `len` values, and the pinned memory is freed only after a synchronisation.
         unsafe { result::memcpy_dtoh_async(&mut to.as_mut_slice()[..len], from.pointer, self.stream) }
             .wrap("copy from the device")
+    }
+
+    /// Copies `len` values from `from[at.0..]` to `to[at.1..]` in page-locked memory, in stream order.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn copy_out<T: Plain>(
+        &self,
+        from: &Buffer<T>,
+        to: &mut Pinned<T>,
+        at: (usize, usize),
+        len: usize,
+    ) -> Result<(), CudaError> {
+        assert!(at.0 + len <= from.len && at.1 + len <= to.len, "a copy past the end");
+        if len == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        let address = from.pointer + (at.0 * size_of::<T>()) as u64;
+        // SAFETY: both ranges lie inside, and the pinned memory is freed only after a synchronisation.
+        unsafe { result::memcpy_dtoh_async(&mut to.as_mut_slice()[at.1..][..len], address, self.stream) }
+            .wrap("copy from the device")
+    }
+
+    /// Copies `len` values from `from[at.0..]` in page-locked memory to `to[at.1..]`, in stream order: `from` must stay as it is
+    /// until then, which holds where only this stream writes it.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn copy_in<T: Plain>(
+        &self,
+        from: &Pinned<T>,
+        to: &Buffer<T>,
+        at: (usize, usize),
+        len: usize,
+    ) -> Result<(), CudaError> {
+        assert!(at.0 + len <= from.len && at.1 + len <= to.len, "a copy past the end");
+        if len == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        let address = to.pointer + (at.1 * size_of::<T>()) as u64;
+        // SAFETY: both ranges lie inside, and the pinned memory is freed only after a synchronisation.
+        unsafe { result::memcpy_htod_async(address, &from.as_slice()[at.0..][..len], self.stream) }
+            .wrap("copy to the device")
     }
 
     /// Sets every byte of the first `len` values.
@@ -92,6 +147,9 @@ impl Device {
     /// [`CudaError`].
     pub fn fill<T: Plain>(&self, buffer: &Buffer<T>, len: usize, byte: u8) -> Result<(), CudaError> {
         assert!(len <= buffer.len, "a fill past the end");
+        if len == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range lies inside the buffer.
         unsafe { result::memset_d8_async(buffer.pointer, byte, len * size_of::<T>(), self.stream) }.wrap("set memory")
@@ -103,6 +161,9 @@ impl Device {
     /// [`CudaError`].
     pub fn copy<T: Plain>(&self, from: &Buffer<T>, to: &Buffer<T>, len: usize) -> Result<(), CudaError> {
         assert!(len <= from.len && len <= to.len, "a copy past the end");
+        if len == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: both hold `len` values.
         unsafe { result::memcpy_dtod_async(to.pointer, from.pointer, len * size_of::<T>(), self.stream) }
@@ -181,8 +242,9 @@ impl<T: Plain> Region<'_, T> {
 
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
-        let _ = self.device.bind();
-        // SAFETY: allocated by `alloc`, freed once; `cuMemFree` waits for work that uses it.
+        // `cuMemFree` may wait for work that uses the memory, and need not.
+        let _ = self.device.synchronize();
+        // SAFETY: allocated by `alloc`, freed once, and nothing that was started uses it any more.
         let _ = unsafe { result::free_sync(self.pointer) };
     }
 }

@@ -3,8 +3,9 @@
 use super::super::audit::Call;
 use super::super::desk::Desk;
 use super::super::plans::Span;
-use super::super::{CatalogAdmin, Kind, Page, WriteMode, merge_patch, requests, routes};
+use super::super::{CatalogAdmin, IfMatch, Kind, Page, WriteMode, merge_patch, requests, routes, tag_of};
 use crate::http::respond::Fault;
+use crate::ids::Id;
 use crate::plans::Plan;
 use crate::reports::Grouping;
 use rmcp::model::{ErrorData, Tool};
@@ -28,6 +29,8 @@ const MONEY: &[&str] = &[
     "seat",
 ];
 const DAY: i64 = 86_400;
+/// How what is new is written.
+const NEW: (WriteMode, &IfMatch) = (WriteMode::Create, &IfMatch::Anything);
 
 /// The list of tools.
 pub(super) fn list() -> Result<Vec<Tool>, ErrorData> {
@@ -159,7 +162,7 @@ async fn create<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: Arg
         let waiting = desk.confirmations.take((&call.caller.name, "create_plan"), &arguments, desk.now())?;
         let record = object(&waiting.arguments, "plan")?;
         let id = text(record.as_object().unwrap_or(&Map::new()), "id")?.to_owned();
-        let written = desk.put(call, Kind::Plans, (&id, record), WriteMode::Create).await?;
+        let written = desk.put(call, Kind::Plans, (&id, record), NEW).await?;
         let mut record = written.record;
         shorten(&mut record);
         return Ok(json!({ "done": true, "plan": record }));
@@ -170,6 +173,7 @@ async fn create<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: Arg
     }
     let id = text(record.as_object().unwrap_or(&Map::new()), "id")?.to_owned();
     checked(record.clone())?;
+    Id::from(&*id).check_addressable().map_err(|fault| Fault::invalid("id", fault))?;
     let change = format!("Create plan {id}: {}", money(&Value::Null, &record));
     ask(desk, call, ("create_plan", arguments), (Value::Null, change))
 }
@@ -183,12 +187,15 @@ async fn change<C: CatalogAdmin>(
     if confirmation(&arguments).is_some() {
         let waiting = desk.confirmations.take((&call.caller.name, tool), &arguments, desk.now())?;
         let id = text(&waiting.arguments, "plan")?;
-        let now = desk.get(call.caller, Kind::Plans, id).await?;
-        if now != waiting.before {
-            let message = "the plan was changed meanwhile; describe the change again";
-            return Err(Fault::new(hyper::StatusCode::CONFLICT, "not_confirmed", message));
-        }
-        return write(desk, call, id, object(&waiting.arguments, "change")?).await;
+        let agreed = IfMatch::Tags(vec![tag_of(&waiting.before)]);
+        let written = write(desk, call, (id, object(&waiting.arguments, "change")?), &agreed).await;
+        return written.map_err(|fault| match fault.status {
+            hyper::StatusCode::PRECONDITION_FAILED => {
+                let message = "the plan was changed meanwhile; describe the change again";
+                Fault::new(hyper::StatusCode::CONFLICT, "not_confirmed", message)
+            }
+            _ => fault,
+        });
     }
     let id = text(&arguments, "plan")?.to_owned();
     let patch = object(&arguments, "change")?;
@@ -198,14 +205,19 @@ async fn change<C: CatalogAdmin>(
     checked(after.clone())?;
     let spends = patch.as_object().is_some_and(|fields| fields.keys().any(|name| MONEY.contains(&name.as_str())));
     if !spends {
-        return write(desk, call, &id, patch).await;
+        return write(desk, call, (&id, patch), &IfMatch::Anything).await;
     }
     let change = format!("Change plan {id}: {}", money(&before, &after));
     ask(desk, call, (tool, arguments), (before, change))
 }
 
-async fn write<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, id: &str, patch: Value) -> Result<Value, Fault> {
-    let mut record = desk.patch(call, Kind::Plans, id, patch).await?.record;
+async fn write<C: CatalogAdmin>(
+    desk: &Desk<C>,
+    call: &Call<'_>,
+    change: (&str, Value),
+    if_match: &IfMatch,
+) -> Result<Value, Fault> {
+    let mut record = desk.patch(call, Kind::Plans, change, if_match).await?.record;
     shorten(&mut record);
     Ok(json!({ "done": true, "plan": record }))
 }
@@ -233,7 +245,7 @@ fn money(before: &Value, after: &Value) -> String {
 
 /// Pausing spends nothing: it is done at once.
 async fn pause<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: &Arguments) -> Result<Value, Fault> {
-    write(desk, call, text(arguments, "plan")?, json!({ "state": "paused" })).await
+    write(desk, call, (text(arguments, "plan")?, json!({ "state": "paused" })), &IfMatch::Anything).await
 }
 
 async fn resume<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, mut arguments: Arguments) -> Result<Value, Fault> {
@@ -259,7 +271,7 @@ async fn figures<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: &A
 async fn add_creative<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: &Arguments) -> Result<Value, Fault> {
     let record = object(arguments, "creative")?;
     let id = text(record.as_object().unwrap_or(&Map::new()), "id")?.to_owned();
-    let written = desk.put(call, Kind::Creatives, (&id, record), WriteMode::Create).await?;
+    let written = desk.put(call, Kind::Creatives, (&id, record), NEW).await?;
     Ok(json!({ "done": true, "creative": written.record }))
 }
 

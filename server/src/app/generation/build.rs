@@ -155,7 +155,9 @@ impl Workshop {
     /// Puts a model where it will run, and says where that is.
     fn place(&self, bundle: &Bundle, cpu: CpuEncoder, engine: &Engine) -> anyhow::Result<Built> {
         let device = self.device.get().copied().unwrap_or(self.config.model.device);
-        let built = device::build(bundle, cpu, engine, device, self.config.model.state_cache_mib << 20)?;
+        let config = &self.config.model;
+        let room = device::Room { states: config.state_cache_mib << 20, host: config.host_cache_mib << 20 };
+        let built = device::build(bundle, cpu, engine, device, room)?;
         let _ = self.device.set(built.again());
         let (states, cache_mib) = (built.state_format.to_string(), self.config.model.state_cache_mib);
         tracing::info!(path = built.path, states, cache_mib, "the encoder's path, and what user states are kept in");
@@ -197,7 +199,7 @@ impl Workshop {
         }
         let users = done.len();
         // The most recently used goes in last, so that it goes out last.
-        done.into_iter().rev().for_each(|(key, state)| states.put(key, state));
+        done.into_iter().rev().for_each(|(key, state)| drop(states.put(key, state)));
         tracing::info!(users, took_ms = began.elapsed().as_millis(), "recent users encoded ahead of the switch");
         Ok(())
     }

@@ -187,7 +187,7 @@ impl ControlLoop {
     ) -> Arc<Controls> {
         let slots = catalog.plan_slots() as usize;
         let mut controls = vec![[Control::default(); 2]; slots];
-        let mut plans = Bitmap::with_slots(slots);
+        let (mut plans, mut spent) = (Bitmap::with_slots(slots), Bitmap::with_slots(slots));
         self.plans.retain(|&slot, _| catalog.plan(slot).is_some());
         let (profile, learned) = (self.profile.clone(), self.learned.clone());
         let (record, channels) = records_of_all(&self.records);
@@ -199,8 +199,13 @@ impl ControlLoop {
             let plan = &entry.record;
             let totals = totals(slot, plan);
             let running = plan.state == PlanState::Active && runs_at(plan, now);
-            if running && totals.free.0 > 0 && totals.spent < plan.period(now).0 {
-                plans.set(slot);
+            if running {
+                let has_money = totals.free.0 > 0 && totals.spent < plan.period(now).0;
+                if has_money {
+                    plans.set(slot)
+                } else {
+                    spent.set(slot)
+                };
             }
             let began = self.last.at;
             let steered = steered(&mut self.plans, &mut self.waiting, slot, plan);
@@ -224,11 +229,12 @@ impl ControlLoop {
         }
         shared.settle(&mut self.records, &mut self.threshold);
         let last = &self.last;
-        let unchanged = last.version > 0 && last.live.plans == plans && last.live.known == catalog.plan_slots();
+        let same = last.live.plans == plans && last.live.spent == spent && last.live.known == catalog.plan_slots();
+        let unchanged = last.version > 0 && same;
         let live = if unchanged {
             Arc::clone(&last.live)
         } else {
-            Arc::new(PlanSet { version: last.live.version + 1, plans, known: catalog.plan_slots() })
+            Arc::new(PlanSet { version: last.live.version + 1, plans, spent, known: catalog.plan_slots() })
         };
         self.last = Arc::new(Controls { version: last.version + 1, at: now, live, controls, trials });
         Arc::clone(&self.last)

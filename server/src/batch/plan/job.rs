@@ -59,6 +59,8 @@ pub enum Size {
     Nothing,
     /// Nothing useful fits the slack.
     Refuse,
+    /// Something useful fits the slack, nothing beside what is promised to others.
+    Crowded,
 }
 
 /// A request waiting for the device, or being run.
@@ -97,6 +99,8 @@ pub enum Dropped {
     Expired,
     /// Its deadline cannot be met, not even in a degraded form.
     TooLate,
+    /// Its deadline cannot be met beside what is promised to others, or not any more because of what ran before it.
+    Crowded,
     /// It turned out that nothing was left to do.
     Nothing,
 }

@@ -30,7 +30,14 @@ pub(super) fn gpu() -> Finding {
         return Finding::warn("gpu", format!("{device}; {driver}: the CPU path is used"), fix);
     }
     match device.form() {
-        Ok(form) => Finding::ok("gpu", format!("{device}; {driver}; runs {form:?}")),
+        Ok(form) => {
+            let how = if device.from_ptx() {
+                " from PTX, which the driver compiles at the first start (the code for 9.0a runs on 9.0 alone)"
+            } else {
+                ""
+            };
+            Finding::ok("gpu", format!("{device}; {driver}; runs {form:?}{how}"))
+        }
         Err(error) => Finding::warn(
             "gpu",
             format!("{device}; {driver}: {error}; the CPU path is used"),

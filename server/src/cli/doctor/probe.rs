@@ -47,8 +47,8 @@ pub(super) fn cpu() -> Finding {
 pub(super) fn kernels(config: &Config) -> Finding {
     let best = Isa::detect();
     let found = match (best, config.model.state_format) {
-        (Isa::Amx, StateFormat::F32) => {
-            "attention runs with avx512: AMX multiplies bf16, set model.state_format = \"bf16\" to use it".to_owned()
+        (_, StateFormat::F32) if best.multiplies_bf16() => {
+            format!("attention runs with avx512: {best} multiplies bf16, set model.state_format = \"bf16\" to use it")
         }
         _ => format!("attention runs with {best}"),
     };
@@ -86,7 +86,7 @@ pub(super) fn memory(config: &Config) -> Finding {
     let limit =
         read("/sys/fs/cgroup/memory.max").and_then(|text| text.parse::<u64>().ok()).filter(|&limit| limit < total);
     let usable = limit.unwrap_or(total);
-    let caches = ((config.model.state_cache_mib + config.store.cache_mib) as u64) << 20;
+    let caches = ((config.model.state_cache_mib + config.model.host_cache_mib + config.store.cache_mib) as u64) << 20;
     let of = if limit.is_some() { "limit of the container" } else { "installed" };
     let states = KvFormat::from(config.model.state_format);
     let found = format!("{} {of}, caches may take {}; user states in {states}", gib(usable), gib(caches));

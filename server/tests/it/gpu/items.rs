@@ -29,7 +29,8 @@ fn gpu() -> Option<Gpu> {
     let bundle = Bundle::open(&path).unwrap();
     let engine = Arc::new(Engine::new(1, None).unwrap());
     let cpu = CpuEncoder::new(Arc::clone(bundle.model()), Arc::clone(&engine));
-    Some(device::build(&bundle, cpu, &engine, ModelDevice::Cuda, 16 << 20).unwrap().gpu)
+    let room = device::Room { states: 16 << 20, host: 0 };
+    Some(device::build(&bundle, cpu, &engine, ModelDevice::Cuda, room).unwrap().gpu)
 }
 
 fn settings(device_vectors: DeviceVectors) -> config::Index {

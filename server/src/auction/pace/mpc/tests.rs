@@ -1,8 +1,8 @@
-//! Both constraints are solved as plain halving solves them.
+//! The solver against plain halving, the chance of a return against drawn futures.
 
 use super::*;
 
-/// The method before: twelve halvings.
+/// Plain halving, down to the last digits.
 fn halved(low: f64, high: f64, excess: impl Fn(f64) -> f64) -> f64 {
     if excess(high) <= 0.0 {
         return high;
@@ -67,4 +67,41 @@ fn roots_are_found_in_few_steps_and_bounds_are_kept() {
     assert_eq!(root(-1.0, 2.0, |_| -3.0), 2.0);
     assert!((root(-1.0, 2.0, |u| u - 0.3) - 0.3).abs() < 1e-6);
     assert!((root(-1.0, 2.0, |u| if u < 0.7 { -1e9 } else { 1.0 }) - 0.7).abs() < 2e-3, "a step is narrowed down");
+}
+
+/// Results come by chance and are worth as much as those so far in the mean.
+#[test]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts and amounts")]
+fn the_chance_of_a_return_is_the_share_of_futures_that_keep_it() {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use rand_distr::{Distribution, LogNormal, Poisson};
+    let seen = |results: u64, earned: f64| PlanObservation {
+        budget: Micros(0),
+        spent: Micros(0),
+        earned: Micros(earned as i64),
+        results,
+        impressions: 0,
+        expected: Micros(0),
+        starts_at: 0,
+        ends_at: 0,
+        allowance: Micros(0),
+        period_ends_at: 0,
+        channels: Default::default(),
+    };
+    let mut rng = StdRng::seed_from_u64(8);
+    assert_eq!(chance(&seen(0, 0.0), (0.0, 5e6), 1e6), None, "nothing came yet: nothing is known of the luck");
+    for (results, to_come, spend) in [(40_u32, 60.0, 100.0), (40, 60.0, 115.0), (200, 300.0, 520.0), (25, 40.0, 62.0)] {
+        let came = f64::from(results);
+        // Orders of mean 1 that differ by a factor of 1.5, so with a variance of .2.
+        let spread = 1.2_f64.ln();
+        let (count, worth) = (Poisson::new(to_come).unwrap(), LogNormal::new(-spread / 2.0, spread.sqrt()).unwrap());
+        let kept = (0..20_000).filter(|_| {
+            let more: f64 = (0..count.sample(&mut rng) as u64).map(|_| worth.sample(&mut rng)).sum();
+            came + more >= (1.0 - MISS) * spend
+        });
+        let share = kept.count() as f64 / 20_000.0;
+        let found = chance(&seen(u64::from(results), came * 1e6), (came * 1e6, to_come * 1e6), spend * 1e6).unwrap();
+        assert!((found - share).abs() < 0.04, "{results} {to_come} {spend}: {found} {share}");
+    }
 }

@@ -1,0 +1,109 @@
+//! Records over real sockets: ids that can stand in a path, and changes of two people at once.
+
+use crate::world::{Answer, World, call};
+use longbow::ids::Id;
+use longbow::store::{CatalogKind, CatalogRecord, CatalogStore};
+use serde_json::{Value, json};
+
+fn creative(id: &str) -> Value {
+    json!({"id": id, "plan": "plan-0", "format": "banner", "w": 300, "h": 250, "image_url": "https://img.example/a.png"})
+}
+
+fn item(id: &str) -> Value {
+    json!({"id": id, "title": "x", "price_micros": 1_000_000, "url": "https://shop.example/x"})
+}
+
+fn plan(world: &World, id: &str) -> Value {
+    let mut plan = world.admin("GET", "/v1/plans/plan-0", "").json();
+    plan["id"] = id.into();
+    plan
+}
+
+#[test]
+fn an_id_that_no_path_can_hold_is_refused_where_it_is_new() {
+    let world = World::new();
+    for id in ["a/b", "..", ".", "a\\b", "tab\there", "new\nline", "\u{7f}"] {
+        for (kind, record) in [("plans", plan(&world, id)), ("creatives", creative(id)), ("items", item(id))] {
+            let answer = world.admin("POST", &format!("/v1/{kind}"), &record);
+            let error = &answer.json()["error"];
+            assert_eq!((answer.status, &error["field"]), (400, &json!("id")), "{kind} {id:?}: {error}");
+            assert!(error["message"].as_str().unwrap().contains("any characters but /"), "{error}");
+            let line = world.admin("POST", &format!("/v1/{kind}:import"), &record).json();
+            assert!(line.to_string().contains("any characters but /"), "{line}");
+        }
+    }
+    // Everything else arrives, percent-encoded where a path needs it.
+    for (id, path) in [("...", "..."), ("a b?c#d%e", "a%20b%3Fc%23d%25e"), ("größe:1", "gr%C3%B6%C3%9Fe%3A1")] {
+        assert_eq!(world.admin("POST", "/v1/creatives", creative(id)).status, 201, "{id}");
+        assert_eq!(world.admin("GET", &format!("/v1/creatives/{path}"), "").json()["id"], id);
+    }
+}
+
+#[test]
+fn an_id_stored_before_that_rule_is_still_read_changed_and_deleted() {
+    let world = World::new();
+    let (dir, record) = (world.dir.clone(), plan(&world, "old/one"));
+    drop(world);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = CatalogStore::open(&dir).unwrap();
+    let stored =
+        CatalogRecord { kind: CatalogKind::Plan, id: Id::from("old/one"), json: record.to_string().into_bytes() };
+    runtime.block_on(store.put_many(vec![stored])).unwrap();
+    drop(store);
+    let world = World::start(dir, |_| {});
+    assert_eq!(world.admin("GET", "/v1/plans/old%2Fone", "").json(), record);
+    let changed = world.admin("PATCH", "/v1/plans/old%2Fone", json!({"name": "kept"}));
+    assert_eq!((changed.status, &changed.json()["name"]), (200, &json!("kept")));
+    assert_eq!(world.admin("DELETE", "/v1/plans/old%2Fone", "").status, 204);
+    let again = world.admin("PUT", "/v1/plans/old%2Fone", &record);
+    assert_eq!((again.status, &again.json()["error"]["field"]), (400, &json!("id")));
+}
+
+fn with(world: &World, method: &str, path: &str, (if_match, body): (&str, Value)) -> Answer {
+    let headers = [("content-type", "application/json"), ("if-match", if_match)];
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    call(world.admin, method, path, &headers, body.as_bytes())
+}
+
+#[test]
+fn of_two_who_change_a_record_the_second_is_told() {
+    let world = World::new();
+    for (kind, id) in [("plans", "plan-1"), ("creatives", "cr-1-0"), ("items", "1")] {
+        let path = format!("/v1/{kind}/{id}");
+        let read = world.admin("GET", &path, "");
+        let (first, mut record) = (read.header("etag").expect("a version").to_owned(), read.json());
+        assert!(first.len() > 2 && first.starts_with('"') && first.ends_with('"'), "{first}");
+        assert_eq!(world.admin("GET", &path, "").header("etag"), Some(&*first), "the same while nothing changes");
+        // Ann changes it, made from what she read; Bob read the same.
+        let change = match kind {
+            "plans" => json!({"name": "Ann's"}),
+            "creatives" => json!({"language": "fr"}),
+            _ => json!({"title": "Ann's"}),
+        };
+        let ann = with(&world, "PATCH", &path, (&first, change));
+        let second = ann.header("etag").expect("a version").to_owned();
+        assert_eq!(ann.status, 200);
+        assert_ne!(second, first);
+        for (method, body) in [("PUT", record.clone()), ("PATCH", json!({})), ("DELETE", Value::Null)] {
+            let bob = with(&world, method, &path, (&first, body));
+            assert_eq!((bob.status, &bob.json()["error"]["code"]), (412, &json!("changed")), "{method} {path}");
+        }
+        let now = world.admin("GET", &path, "");
+        assert_eq!((now.header("etag"), now.json()), (Some(&*second), ann.json()), "and nothing of it is done");
+        // One of several versions is enough, any will do with a star, and a weak tag is no version at all.
+        let weak = with(&world, "PATCH", &path, (&format!("W/{second}"), json!({})));
+        assert_eq!(weak.status, 412);
+        let listed = with(&world, "PATCH", &path, (&format!("{first}, {second}"), json!({})));
+        assert_eq!((listed.status, listed.header("etag")), (200, Some(&*second)), "it changed nothing");
+        record["id"] = id.into();
+        let third = with(&world, "PUT", &path, ("*", record));
+        assert_eq!((third.status, third.header("etag")), (200, Some(&*first)), "equal records are one version");
+        assert_eq!(with(&world, "PATCH", &path, ("seven", json!({}))).json()["error"]["field"], "if-match");
+        let none = format!("/v1/{kind}/none");
+        let record = world.admin("GET", &path, "").json();
+        let mut fresh = record.clone();
+        fresh["id"] = "none".into();
+        assert_eq!(with(&world, "PUT", &none, ("*", fresh)).status, 412, "there is none to replace");
+        assert_eq!(world.admin("GET", &none, "").status, 404);
+    }
+}
