@@ -114,7 +114,7 @@ fn catalogue(c: &mut Criterion) {
     }
     group.finish();
     let catalog = handle.snapshot();
-    let live = PlanSet { version: 1, plans: Bitmap::full(2_000), known: 2_000 };
+    let live = PlanSet { version: 1, plans: Bitmap::full(2_000), spent: Bitmap::new(), known: 2_000 };
     let (terms, slot) = request();
     let feed = Slot::default();
     c.bench_function("eligible, uncached, exchange", |b| b.iter(|| black_box(catalog.eligible(&terms, &slot, &live))));

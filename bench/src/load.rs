@@ -136,6 +136,21 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
             break;
         }
     }
+    tell(args, &report);
+    if let Some(path) = &args.plot {
+        latency_curve(&report.steps, args.p99_ms).draw(path)?;
+        out::line(format!("plot: {}", path.display()));
+    }
+    out::json(args.json, &report)?;
+    // A run that hardly anybody answered measured nothing.
+    if let Some(step) = report.steps.first().filter(|step| step.error_share > ERRORS_MAX) {
+        bail!("{:.0}% of the requests to {} failed: is the server up?", step.error_share * 100.0, args.url);
+    }
+    Ok(())
+}
+
+/// The report for a person: a table, and what stands out.
+fn tell(args: &LoadArgs, report: &Report) {
     let rows: Vec<Vec<String>> = report.steps.iter().map(row).collect();
     out::line("");
     out::table(
@@ -175,16 +190,6 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<()> {
             None => out::line(format!("no rate held p99 <= {} ms: start the sweep lower", args.p99_ms)),
         }
     }
-    if let Some(path) = &args.plot {
-        latency_curve(&report.steps, args.p99_ms).draw(path)?;
-        out::line(format!("plot: {}", path.display()));
-    }
-    out::json(args.json, &report)?;
-    // A run that hardly anybody answered measured nothing.
-    if let Some(step) = report.steps.first().filter(|step| step.error_share > ERRORS_MAX) {
-        bail!("{:.0}% of the requests to {} failed: is the server up?", step.error_share * 100.0, args.url);
-    }
-    Ok(())
 }
 
 /// Percentiles over the offered rate, with the latency bound.

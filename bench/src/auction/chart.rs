@@ -40,7 +40,8 @@ const COLOURS: [RGBColor; 8] = [
 const RETURN_TOP: f64 = 2.5;
 
 /// Above, shares of the best constant multiplier by scenario and policy; below, spend over budget and expected return over target in the
-/// course of the day, of one plan whose budget binds and of the mean of all plans, one line for each policy.
+/// course of the day, of one plan (one whose budget binds, one whose return does: by the last policy's figures) and of the mean of all plans, one
+/// line for each policy.
 pub(super) fn market(path: &Path, bars: &[Bar], ways: &[Way]) -> anyhow::Result<()> {
     draw(path, bars, ways).map_err(|e| anyhow::anyhow!("{e}")).with_context(|| format!("plot {}", path.display()))
 }
@@ -54,22 +55,31 @@ fn draw(path: &Path, bars: &[Bar], ways: &[Way]) -> Result<(), Failed> {
     shares(&left, bars, &names)?;
     legend(&right, &names)?;
     let Some(first) = ways.first() else { return Ok(root.present()?) };
-    let shown = bound(&first.plans);
+    let last = ways.last().unwrap_or(first);
+    let (poor, near) = (budget_bound(&last.plans), return_bound(&last.plans));
     let panels = below.split_evenly((2, 2));
-    let (plan, scenario) = (first.plans.get(shown).map_or("", |plan| plan.name.as_str()), &first.scenario);
+    let scenario = &first.scenario;
+    let name = |number: usize| first.plans.get(number).map_or("", |plan| plan.name.as_str());
     let spend = |plan: &PlanResult, tick: &TickResult| tick.spent / plan.budget;
     let earned = |plan: &PlanResult, tick: &TickResult| {
         if tick.spent > 0.0 { (tick.value / tick.spent / plan.target).min(RETURN_TOP) } else { 1.0 }
     };
-    let one = |way: &Way| way.plans.iter().skip(shown).take(1).cloned().collect::<Vec<_>>();
+    let poor_one = |way: &Way| way.plans.iter().skip(poor).take(1).cloned().collect::<Vec<_>>();
+    let near_one = |way: &Way| way.plans.iter().skip(near).take(1).cloned().collect::<Vec<_>>();
     let all = |way: &Way| way.plans.clone();
     let lines = |plans: &dyn Fn(&Way) -> Vec<PlanResult>, of: &dyn Fn(&PlanResult, &TickResult) -> f64| {
         ways.iter().map(|way| (colour(&names, &way.name), mean(&plans(way), of))).collect::<Vec<_>>()
     };
-    over_time(&panels[0], &format!("{scenario}, {plan}: spent / budget"), 1.1, lines(&one, &spend))?;
+    over_time(&panels[0], &format!("{scenario}, {}: spent / budget", name(poor)), 1.1, lines(&poor_one, &spend))?;
     over_time(&panels[1], &format!("{scenario}, mean of plans: spent / budget"), 1.1, lines(&all, &spend))?;
-    over_time(&panels[2], "the same plan: expected return / target", RETURN_TOP, lines(&one, &earned))?;
-    over_time(&panels[3], "mean of plans: expected return / target", RETURN_TOP, lines(&all, &earned))?;
+    let title = format!("{scenario}, {}: expected return / target", name(near));
+    over_time(&panels[2], &title, RETURN_TOP, lines(&near_one, &earned))?;
+    over_time(
+        &panels[3],
+        &format!("{scenario}, mean of plans: expected return / target"),
+        RETURN_TOP,
+        lines(&all, &earned),
+    )?;
     root.present()?;
     Ok(())
 }
@@ -90,8 +100,15 @@ fn colour(names: &[String], name: &str) -> RGBColor {
 }
 
 /// The first plan that used up its budget, else the first.
-fn bound(plans: &[PlanResult]) -> usize {
+fn budget_bound(plans: &[PlanResult]) -> usize {
     plans.iter().position(|plan| plan.spent > 0.95 * plan.budget).unwrap_or(0)
+}
+
+/// The plan whose return is nearest to its target.
+fn return_bound(plans: &[PlanResult]) -> usize {
+    let off = |plan: &PlanResult| (plan.expected_ratio() - 1.0).abs();
+    let nearest = plans.iter().enumerate().min_by(|(_, a), (_, b)| off(a).total_cmp(&off(b)));
+    nearest.map_or(0, |(number, _)| number)
 }
 
 /// Mean over plans by tick: (hour at the tick's end, figure).

@@ -1,7 +1,7 @@
 //! Promises of a device behind its handle: who comes while its time is taken is refused before it looks, or gets less.
 
 use crate::batch_spy::*;
-use longbow::batch::{Claim, Degrade, DeviceError, DeviceHandle, DeviceOptions, EncodeRequest, ScoreRequest, Ticket};
+use longbow::batch::{Claim, Degrade, DeviceError, DeviceHandle, EncodeRequest, ScoreRequest, Ticket};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;

@@ -82,7 +82,7 @@ impl Bidder for Dual {
     fn bid(&mut self, seen: &Seen) -> f64 {
         if seen.at == 0 {
             self.before = seen.money;
-        } else if seen.at % TICK == 0 {
+        } else if seen.at.is_multiple_of(TICK) {
             let wanted = self.before * TICK as f64 / (EPISODE - seen.at + TICK) as f64;
             let error = ((wanted - (self.before - seen.left)) / wanted.max(1e-9)).clamp(-1.0, 1.0);
             self.multiplier *= (0.1 * error).exp();
@@ -108,7 +108,7 @@ impl Bidder for OfServer {
             self.served.begin(seen.money);
             self.bought = Bought::default();
         }
-        if seen.at % TICK == 0 {
+        if seen.at.is_multiple_of(TICK) {
             self.multiplier = self.served.multiplier(seen.at as f64 / EPISODE as f64, self.bought);
         }
         self.multiplier * self.click * seen.theta
@@ -161,7 +161,7 @@ impl Linear<'_> {
 
 impl Bidder for Linear<'_> {
     fn bid(&mut self, seen: &Seen) -> f64 {
-        if seen.at == 0 && (seen.episode <= 1 || seen.episode % EVERY == 0) {
+        if seen.at == 0 && (seen.episode <= 1 || seen.episode.is_multiple_of(EVERY)) {
             self.multiplier = self.solve(seen.money);
         }
         self.thetas.push(seen.theta);
@@ -179,7 +179,7 @@ struct ByTable<'a> {
 impl Bidder for ByTable<'_> {
     #[expect(clippy::cast_precision_loss, reason = "a price up to 300")]
     fn bid(&mut self, seen: &Seen) -> f64 {
-        let due = seen.at == 0 && seen.episode > 0 && (seen.episode == 1 || seen.episode % EVERY == 0);
+        let due = seen.at == 0 && seen.episode > 0 && (seen.episode == 1 || seen.episode.is_multiple_of(EVERY));
         if let Some((learner, log)) = &mut self.learner
             && due
         {
