@@ -167,7 +167,7 @@ pub fn check(path: impl AsRef<Path>, which: &Which) -> Result<Report, GoldenErro
 
 /// Runs the inputs of a golden file of the serving form through a [`CpuEncoder`] whose states are in bf16: each history at once,
 /// in slices through a state, and candidates. Held to the rule for bf16: twice what the plain computation in bf16 loses on
-/// the same inputs (with K and V alone rounded where [`longbow_kernels::Isa::multiplies_bf16`] is false), and 1e-3. Files of the
+/// the same inputs (with K and V rounded, and queries and weights where [`longbow_kernels::Isa::multiplies_bf16`]), and 1e-3. Files of the
 /// other form have no states: nothing is reported for them.
 ///
 /// The plain computation takes time with the square of the length: half a minute for 10,000 events.

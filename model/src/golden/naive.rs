@@ -1,5 +1,5 @@
-//! The plain computation in bf16: one operation after another, each result rounded, or K and V alone. It says how far bf16
-//! itself strays, so that encoders are held to that and not to a number of our own.
+//! The plain computation in bf16: one operation after another, each result rounded, or those that [`Rounds`] names. It says
+//! how far bf16 itself strays, so that encoders are held to that and not to a number of our own.
 
 use longbow_kernels::{BUCKETS, from_bf16, time_bucket, to_bf16};
 
@@ -11,8 +11,10 @@ use crate::window::Window;
 /// What is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rounds {
-    /// Every result: where products are taken in bf16.
+    /// Every result.
     Everything,
+    /// K and V, which are kept in bf16, and what is multiplied with them: queries and weights. Sums are in f32.
+    Products,
     /// K and V, which are kept in bf16 and widened again.
     States,
 }
@@ -107,7 +109,8 @@ impl<'a> Naive<'a> {
         let (q, k) = rest.split_at(k_width);
         self.layers[layer].k.push(k.iter().copied().map(to_nearest).collect());
         self.layers[layer].v.push(v.iter().copied().map(to_nearest).collect());
-        let a = self.attention(layer, q, (position, next));
+        let q: Vec<f32> = q.iter().map(|x| self.factor(*x)).collect();
+        let a = self.attention(layer, &q, (position, next));
         let gated: Vec<f32> = self.norm(&a, config.epsilon).iter().zip(u).map(|(a, u)| self.round(a * u)).collect();
         let (o, bias) = (data("_o.weight"), data("_o.bias"));
         x.iter()
@@ -133,7 +136,7 @@ impl<'a> Naive<'a> {
             let bias = self.round(self.round(pos_w[max_len - 1 + j - position]) + self.round(ts_w[bucket]));
             for h in 0..config.num_heads {
                 let dot: f32 = q[h * dk..(h + 1) * dk].iter().zip(&k[h * dk..(h + 1) * dk]).map(|(q, k)| q * k).sum();
-                let weight = self.round(self.silu(self.round(self.round(dot) + bias)) / max_len as f32);
+                let weight = self.factor(self.silu(self.round(self.round(dot) + bias)) / max_len as f32);
                 let (a, v) = (&mut a[h * dv..(h + 1) * dv], &v[h * dv..(h + 1) * dv]);
                 a.iter_mut().zip(v).for_each(|(a, v)| *a += weight * v);
             }
@@ -143,6 +146,11 @@ impl<'a> Naive<'a> {
 
     fn round(&self, x: f32) -> f32 {
         if self.rounds == Rounds::Everything { to_nearest(x) } else { x }
+    }
+
+    /// What is multiplied with K or V.
+    fn factor(&self, x: f32) -> f32 {
+        if self.rounds == Rounds::States { x } else { to_nearest(x) }
     }
 
     fn silu(&self, x: f32) -> f32 {

@@ -1,5 +1,5 @@
 //! Encoders that keep numbers in bf16, against recorded outputs. They are held to what the plain computation in bf16 loses on
-//! the same inputs: twice that, and 1e-3. Where K and V alone are rounded, the plain computation rounds no more.
+//! the same inputs: twice that, and 1e-3. The plain computation rounds no more than the encoder does.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Rounded for CpuEncoder {
         self.model()
     }
     fn rounds(&self) -> Rounds {
-        if self.engine().isa().multiplies_bf16() { Rounds::Everything } else { Rounds::States }
+        if self.engine().isa().multiplies_bf16() { Rounds::Products } else { Rounds::States }
     }
     fn whole(&mut self, window: Window<'_>, items: &ItemTable, query_time: i64) -> Result<Vec<f32>, EncodeError> {
         self.encode_rows(window, items, query_time)

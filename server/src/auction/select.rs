@@ -47,9 +47,9 @@ impl<'a> Selection<'a> {
             .retain(|other| other.slot != winner.slot && other.plan != winner.plan && other.item != winner.item);
     }
 
-    /// The plan cannot pay: none of its candidates is tried again.
-    pub fn refuse_plan(&mut self, plan: PlanSlot) {
-        self.candidates.retain(|other| other.plan != plan);
+    /// The plan cannot pay: none of its candidates is tried again. Returns them.
+    pub fn refuse_plan(&mut self, plan: PlanSlot) -> Vec<Candidate> {
+        self.candidates.extract_if(.., |other| other.plan == plan).collect()
     }
 
     /// This one candidate cannot be shown (no creative, final check): others of the plan may.

@@ -14,6 +14,7 @@ use crate::auction::select::{Candidate, Selection};
 use crate::auction::slot::{Channel, Slot, Terms};
 use crate::batch::Degrade;
 use crate::catalog::{Catalog, Decided, Eligible};
+use crate::deadline::Deadline;
 use crate::http::openrtb::BidRequest;
 use crate::ids::{CreativeSlot, ItemSlot, PlanSlot};
 use crate::ledger::{BidId, ReserveError};
@@ -160,7 +161,7 @@ pub async fn decide(
     decision.no_bid = decision.reasons.no_bid();
     let stage =
         Choosing { app, visitor, terms: &request.terms, offers: &offers, catalog: &catalog, predictions: &predictions };
-    stage.choose(&mut priced, &mut decision, mode);
+    stage.choose(&mut priced, &mut decision, (mode, asked.deadline)).await;
     times.end(Stage::Choose, Instant::now());
     if mode.traced {
         for (plan, _) in catalog.plans().filter(|(plan, _)| offers.iter().any(|o| o.eligible.plans.get(*plan))) {
@@ -329,10 +330,32 @@ struct Choosing<'a> {
 }
 
 impl Choosing<'_> {
-    /// Fills slots with the strongest candidates whose creative passes the final check and whose money is held.
-    fn choose(&self, priced: &mut Vec<Candidate>, decision: &mut Decision, mode: Mode) {
-        let seed = self.app.seed_of(&self.terms.auction_id);
+    /// Fills slots with the strongest candidates whose creative passes the final check and whose money is held. Where nobody
+    /// bids because pools ran dry (the first bids of a plan, a burst on a small budget), the refill is waited for.
+    async fn choose(&self, priced: &mut Vec<Candidate>, decision: &mut Decision, (mode, deadline): (Mode, Deadline)) {
         let met: Vec<PlanSlot> = if mode.traced { priced.iter().map(|c| c.plan).collect() } else { Vec::new() };
+        let mut dry = self.fill(priced, decision, mode);
+        if decision.bids.is_empty() && !dry.is_empty() {
+            // The other half of what is left is for the answer.
+            let most = deadline.left(Instant::now()) / 2;
+            if matches!(tokio::time::timeout(most, self.app.ledger.flush()).await, Ok(Ok(()))) {
+                self.fill(&mut dry, decision, mode);
+            }
+        }
+        if decision.bids.is_empty() {
+            decision.no_bid = decision.reasons.no_bid();
+        }
+        for plan in met {
+            if !decision.bids.iter().any(|won| won.plan == plan) {
+                decision.reasons.note(Some(plan), NoBidReason::LostInternalAuction);
+            }
+        }
+    }
+
+    /// One pass over the candidates. Returns those of plans whose pool is being refilled.
+    fn fill(&self, priced: &mut Vec<Candidate>, decision: &mut Decision, mode: Mode) -> Vec<Candidate> {
+        let seed = self.app.seed_of(&self.terms.auction_id);
+        let mut dry = Vec::new();
         let mut selection = Selection::new(priced, seed);
         let mut refusals = 0;
         while let Some(candidate) = selection.strongest()
@@ -347,22 +370,16 @@ impl Choosing<'_> {
                     refusals += 1;
                     decision.reasons.note(Some(candidate.plan), reason);
                     match reason {
+                        NoBidReason::PoolRefilling => dry.extend(selection.refuse_plan(candidate.plan)),
                         NoBidReason::LedgerRefused | NoBidReason::BudgetExhausted => {
-                            selection.refuse_plan(candidate.plan)
+                            selection.refuse_plan(candidate.plan);
                         }
                         _ => selection.refuse(&candidate),
                     }
                 }
             }
         }
-        if decision.bids.is_empty() {
-            decision.no_bid = decision.reasons.no_bid();
-        }
-        for plan in met {
-            if !decision.bids.iter().any(|won| won.plan == plan) {
-                decision.reasons.note(Some(plan), NoBidReason::LostInternalAuction);
-            }
-        }
+        dry
     }
 
     /// Picks the creative of a candidate, checks the whole bid once more from the records, and holds its money.
@@ -396,6 +413,7 @@ impl Choosing<'_> {
             let expires_at = now + self.app.hold_seconds();
             self.app.ledger.reserve(account, bid_id, priced.hold, expires_at).map_err(|error| match error {
                 ReserveError::BudgetSpent => NoBidReason::BudgetExhausted,
+                ReserveError::PoolEmpty => NoBidReason::PoolRefilling,
                 _ => NoBidReason::LedgerRefused,
             })?;
             self.app.predicted.remember(bid_id, Expected { value: priced.value, cell });

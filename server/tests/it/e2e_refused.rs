@@ -169,3 +169,24 @@ fn a_plan_without_money_is_the_reason_also_after_the_control_tick_has_seen_it() 
     let metrics = String::from_utf8(world.admin("GET", "/metrics", "").body).unwrap();
     assert!(metrics.contains("longbow_no_bids_total{reason=\"nothing_eligible\"} 1\n"), "{metrics}");
 }
+
+/// A pool of a thousandth of the budget is smaller than a hold: the first bid, and any burst, waits for the ledger's refill
+/// and is made all the same.
+#[test]
+fn a_bid_waits_for_the_refill_of_its_plans_pool() {
+    let dir = tempfile::tempdir().unwrap().keep();
+    let world = World::start(dir, |config| config.ledger.pool_permille = 1);
+    let creative = json!({"id": "wide", "plan": "plan-2", "format": "banner", "w": 970, "h": 250,
+                          "image_url": "https://img.example/wide.png"});
+    assert_eq!(world.admin("POST", "/v1/creatives", creative).status, 201);
+    for number in 0..40 {
+        let request = json!({"id": format!("burst-{number}"), "imp": [{"id": "1", "banner": {"w": 970, "h": 250}}],
+                             "site": {"id": "s"}, "user": {"id": "u7"}, "at": 1, "tmax": 2000});
+        let answer = world.post("/openrtb2/bid", &request);
+        assert_eq!(answer.status, 200, "{number}: {answer:?}");
+    }
+    let metrics = world.admin("GET", "/metrics", "").body;
+    let metrics = String::from_utf8(metrics).unwrap();
+    let waited = metrics.lines().find(|line| line.contains("reason=\"pool_refilling\"")).unwrap();
+    assert!(!waited.ends_with(" 0"), "a pool ran dry: {waited}");
+}

@@ -56,7 +56,7 @@ impl Reasons {
 
     /// The label of a request whose every candidate was turned down, from what happened most often last on the way.
     pub(super) fn no_bid(&self) -> NoBid {
-        if self.had(NoBidReason::LedgerRefused) {
+        if self.had(NoBidReason::LedgerRefused) || self.had(NoBidReason::PoolRefilling) {
             NoBid::NotHeld
         } else if self.had(NoBidReason::BudgetExhausted) {
             NoBid::BudgetExhausted
