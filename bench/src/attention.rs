@@ -41,7 +41,8 @@ pub(crate) struct AttentionArgs {
     /// Leave the bias out: what it costs.
     #[arg(long)]
     pub(crate) no_bias: bool,
-    /// Instruction set: portable, avx2, avx512, avx512bf16 or amx (default: the best this machine has).
+    /// Instruction set: portable, avx2, avx512, avx512bf16, amx, or amx-model (AMX in plain code: slow) (default: the best this
+    /// machine has).
     #[arg(long)]
     pub(crate) isa: Option<Isa>,
     /// Rounds; each runs every measurement once, so that slow spells of the machine hit all of them.

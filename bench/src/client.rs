@@ -22,10 +22,10 @@ pub(crate) struct Target {
 impl Target {
     /// Parses `http://host:port`, with or without a trailing slash.
     pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
-        let Some(rest) = url.strip_prefix("http://") else { bail!("--url {url}: must start with http://") };
+        let Some(rest) = url.strip_prefix("http://") else { bail!("{url}: must start with http://") };
         let authority = rest.trim_end_matches('/');
         if authority.contains('/') || authority.is_empty() {
-            bail!("--url {url}: give scheme, host and port only, as in http://127.0.0.1:8080");
+            bail!("{url}: give scheme, host and port only, as in http://127.0.0.1:8080");
         }
         let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
         Ok(Self { authority })

@@ -60,7 +60,7 @@ pub(crate) struct EncoderArgs {
     /// Threads (0: one for each core).
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Instruction set (default: the best this machine has).
+    /// Instruction set, as of `attention` (default: the best this machine has).
     #[arg(long)]
     isa: Option<Isa>,
     /// Count the calling thread's CPU time (with --threads 1): for a machine that others use too.

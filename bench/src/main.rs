@@ -20,6 +20,7 @@ mod soak;
 mod stall;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Measures Longbow: its request path under load, recorded traffic, and its parts alone.
 #[derive(Parser)]
@@ -62,8 +63,19 @@ enum Command {
     Stall(stall::StallArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    // The server's printer: a mistake of the user is told in words, without a backtrace whatever the environment says.
+    run(Cli::parse().command).map_or_else(
+        |error| {
+            out::fault(&format!("{error:#}"));
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Auction(args) => auction::run(&args),
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Creative(args) => creative::run(&args),

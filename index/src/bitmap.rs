@@ -79,11 +79,6 @@ impl Bitmap {
         present
     }
 
-    /// Takes every slot out and keeps the memory.
-    pub fn clear_all(&mut self) {
-        self.words.fill(0);
-    }
-
     /// Whether `slot` is in the set.
     #[must_use]
     pub fn get(&self, slot: u32) -> bool {
@@ -131,12 +126,6 @@ impl Bitmap {
     #[must_use]
     pub fn intersection_count(&self, other: &Self) -> usize {
         self.words.iter().zip(&other.words).map(|(a, b)| (a & b).count_ones() as usize).sum()
-    }
-
-    /// True if the sets share a slot.
-    #[must_use]
-    pub fn intersects(&self, other: &Self) -> bool {
-        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
     }
 
     /// The slots, ascending.

@@ -34,6 +34,7 @@ pub use live::{Applied, Change, LiveIndex, Stats};
 pub use options::{DIM_MAX, IndexOptions};
 pub use query::{Hits, K_MAX, Kind, Query, Retriever};
 pub use recall::{NamedFilter, RecallLine, RecallReport, recall_report};
+pub use rows::unit;
 
 /// The largest item slot that an index takes unless told otherwise: the tables by slot then stay below 300 MB.
 pub const SLOTS_MAX: u32 = (1 << 26) - 1;

@@ -3,7 +3,7 @@
 use crate::ffi::Ivf;
 use crate::frozen::Frozen;
 use crate::options::OVERFETCH_MAX;
-use crate::plan::Shape;
+use crate::plan::{DEPTHS, Shape};
 use crate::rows::Rows;
 use crate::scan::Picked;
 use crate::topk::TopK;
@@ -28,10 +28,7 @@ pub(crate) struct Lists {
     /// Rows there were at training: when the index has outgrown them, it is trained again.
     trained_rows: usize,
     compressed: bool,
-    /// Lists to visit without a filter, as tuned; 0 if not tuned.
-    probes: usize,
-    /// Candidates to fetch for each result at least, as tuned; 0 if not tuned.
-    overfetch: usize,
+    tuned: Tuned,
 }
 
 /// What a build may use.
@@ -93,7 +90,7 @@ impl Lists {
             labels.extend(slots[from..to].iter().map(|&slot| i64::from(slot)));
             ivf.add(&packed, &labels)?;
         }
-        Ok(Self { ivf, template, trained_rows, compressed: code.is_some(), probes: 0, overfetch: 0 })
+        Ok(Self { ivf, template, trained_rows, compressed: code.is_some(), tuned: Tuned::default() })
     }
 
     /// Whether lists trained then serve `rows` now: the count has not doubled or halved.
@@ -119,7 +116,7 @@ impl Lists {
             });
         }
         let compressed = matches!(kind, Kind::IvfPq { .. });
-        let mut lists = Self { ivf, template: Vec::new(), trained_rows: 0, compressed, probes: 0, overfetch: 0 };
+        let mut lists = Self { ivf, template: Vec::new(), trained_rows: 0, compressed, tuned: Tuned::default() };
         lists.set_tuned(tuned);
         Ok(lists)
     }
@@ -135,20 +132,23 @@ impl Lists {
             rows: self.ivf.len(),
             nlist: self.ivf.nlist(),
             compressed: self.compressed,
-            probes: self.probes,
-            overfetch: self.overfetch,
+            probes: self.tuned.probes,
+            overfetch: self.tuned.overfetch,
         }
     }
 
     /// What was tuned.
     pub(crate) fn tuned(&self) -> Tuned {
-        Tuned { probes: self.probes, overfetch: self.overfetch }
+        self.tuned
     }
 
     /// Takes up what was tuned.
     pub(crate) fn set_tuned(&mut self, tuned: Tuned) {
-        self.probes = tuned.probes.min(self.ivf.nlist());
-        self.overfetch = tuned.overfetch.min(OVERFETCH_MAX);
+        let nlist = self.ivf.nlist();
+        self.tuned = Tuned {
+            probes: tuned.probes.map(|probes| probes.min(nlist)),
+            overfetch: tuned.overfetch.min(OVERFETCH_MAX),
+        };
     }
 
     /// Fetches up to `fetch` slots of `mask` from `nprobe` lists and offers each to `top` under its exact score.
@@ -180,8 +180,8 @@ impl Lists {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tuned {
-    /// Lists to visit without a filter; 0 if not tuned.
-    pub(crate) probes: usize,
+    /// Lists to visit for each of [`depths`](crate::plan::depths); 0 if not tuned.
+    pub(crate) probes: [usize; DEPTHS],
     /// Candidates to fetch for each result; 0 if not tuned.
     pub(crate) overfetch: usize,
 }

@@ -12,6 +12,7 @@ mod delta;
 mod merge;
 mod snapshot;
 mod stats;
+mod widen;
 mod writer;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ pub(crate) use delta::Delta;
 pub(crate) use snapshot::Snapshot;
 use snapshot::{Counters, Way};
 pub use stats::{Applied, Change, Stats};
+use widen::Widening;
 use writer::Writer;
 
 use crate::frozen::{Frozen, arrange};
@@ -54,6 +56,7 @@ struct Inner {
     closing: AtomicBool,
     /// Held while saving: two saves to one directory would write over each other's files.
     saving: Mutex<()>,
+    widening: Widening,
 }
 
 impl LiveIndex {
@@ -91,6 +94,7 @@ impl LiveIndex {
             merged: Condvar::new(),
             closing: AtomicBool::new(false),
             saving: Mutex::new(()),
+            widening: Widening::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -227,7 +231,8 @@ impl LiveIndex {
             tombstones: now.dead(),
             delta_items: now.delta.items(),
             nlist: now.frozen.lists().map_or(0, |lists| lists.shape().nlist),
-            probes: now.frozen.lists().map_or(0, |lists| lists.shape().probes),
+            probes: now.frozen.lists().map_or(0, |lists| lists.shape().probes[0]),
+            widened: self.inner.widening.factor(),
             generation: now.generation,
             changes: now.changes,
             merges: writer.merges,
@@ -281,7 +286,8 @@ impl LiveIndex {
 
 impl Inner {
     fn effort(&self) -> Effort {
-        Effort { nprobe: self.options.nprobe, overfetch: self.options.overfetch }
+        let Self { options, widening, .. } = self;
+        Effort { nprobe: options.nprobe, overfetch: options.overfetch, widened: widening.factor() }
     }
 
     fn publish(&self, writer: &Writer) {
@@ -304,7 +310,11 @@ impl Retriever for LiveIndex {
         let counters = Counters::default();
         let search = |way| snapshot.search(std::slice::from_ref(query), way, self.inner.effort(), &counters);
         let (found, truth) = (search(Way::Planned)?, search(Way::Exact)?);
-        Ok(found[0].recall_against(&truth[0]))
+        let recall = found[0].recall_against(&truth[0]);
+        if counters.lists.load(Ordering::Relaxed) > 0 {
+            self.inner.widening.follow(recall, self.inner.options.recall_min);
+        }
+        Ok(recall)
     }
 
     fn len(&self) -> usize {

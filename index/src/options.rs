@@ -19,7 +19,7 @@ pub struct IndexOptions {
     /// visits more.
     pub nprobe: usize,
     /// Mean recall against exact search that an unset `nprobe` is tuned for, 0.5 to 1, on queries made from the items. Users' queries may
-    /// differ: the live recall gauge tells.
+    /// differ: [`recall_of`](crate::Retriever::recall_of) tells, and more lists are visited, up to sixteen times as many, until they reach it too.
     pub recall_min: f32,
     /// Candidates fetched for each result wanted when codes are product-quantised, re-ranked by their exact scores; 1 to 64. Where
     /// `recall_min` is tuned for and takes more, up to eight times as many are fetched.

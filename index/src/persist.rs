@@ -24,7 +24,7 @@ use parts::{Part, damaged, hex_digest, io_error};
 
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_BYTES_MAX: u64 = 16_384;
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,19 +9,21 @@ pub(crate) struct Shape {
     pub(crate) nlist: usize,
     /// Product-quantised codes rather than whole vectors.
     pub(crate) compressed: bool,
-    /// Lists to visit without a filter, as tuned; 0 if not tuned.
-    pub(crate) probes: usize,
+    /// Lists to visit for each of the [`depths`], ascending, as tuned; 0 if not tuned.
+    pub(crate) probes: [usize; DEPTHS],
     /// Candidates to fetch for each result at least, as tuned; 0 if not tuned.
     pub(crate) overfetch: usize,
 }
 
 /// What the caller has set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Effort {
     /// Lists to visit without a filter; 0 for what was tuned, or an eighth of them.
     pub(crate) nprobe: usize,
     /// Candidates fetched for each result wanted, when codes are compressed.
     pub(crate) overfetch: usize,
+    /// Lists to visit over those tuned, at least 1.
+    pub(crate) widened: f32,
 }
 
 /// How one query is answered.
@@ -36,6 +38,40 @@ pub(crate) enum Method {
         /// Candidates to fetch.
         fetch: usize,
     },
+}
+
+/// Depths that searches are tuned at.
+pub(crate) const DEPTHS: usize = 4;
+/// The first: what a request without a narrow filter asks for, roughly. The others are so many times that.
+const DEPTH: usize = 200;
+const DEEPER: [usize; DEPTHS] = [1, 2, 5, 10];
+
+/// How far down the order of all rows a search goes that is tuned for: `k` results behind a filter that lets a share through lie
+/// about as deep as `k` over that share without one. Ascending.
+pub(crate) fn depths(rows: usize) -> [usize; DEPTHS] {
+    DEEPER.map(|times| (times * DEPTH).min(rows / 10).max(1))
+}
+
+/// Lists to visit for a search as deep as `k` results among `eligible`: between tuned depths in proportion, beyond the last
+/// one as many more as it is deeper.
+fn probes_for(shape: Shape, eligible: usize, k: usize) -> usize {
+    let depth = k.saturating_mul(shape.rows).div_ceil(eligible);
+    let tuned: Vec<(usize, usize)> = depths(shape.rows).into_iter().zip(shape.probes).collect();
+    let after = tuned.partition_point(|&(tuned, _)| tuned < depth);
+    match (after.checked_sub(1).map(|before| tuned[before]), tuned.get(after)) {
+        (None, first) => first.map_or(0, |&(_, probes)| probes),
+        (Some((from, few)), Some(&(to, many))) => few + (many.saturating_sub(few) * (depth - from)).div_ceil(to - from),
+        (Some((last, probes)), None) => probes.saturating_mul(depth).div_ceil(last),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates, and all lists are the most"
+)]
+fn widened(probes: usize, by: f32) -> usize {
+    (as_f64(probes) * f64::from(by)).ceil() as usize
 }
 
 /// Eligible vectors that the visited lists should hold for each result wanted: below this, recall under a filter falls.
@@ -58,8 +94,8 @@ pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) ->
     }
     let fetch = fetch_count(shape, effort, eligible, k);
     let base = match (effort.nprobe, shape.probes) {
-        (0, 0) => shape.nlist.div_ceil(8),
-        (0, tuned) => tuned,
+        (0, [0, ..]) => shape.nlist.div_ceil(8),
+        (0, _) => widened(probes_for(shape, eligible, k), effort.widened),
         (set, _) => set,
     };
     // A list holds eligible / nlist of the eligible on average.
@@ -99,9 +135,9 @@ fn as_f64(count: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const FLAT: Shape = Shape { rows: 100_000, nlist: 632, compressed: false, probes: 0, overfetch: 0 };
-    const PQ: Shape = Shape { rows: 100_000, nlist: 632, compressed: true, probes: 0, overfetch: 0 };
-    const EFFORT: Effort = Effort { nprobe: 0, overfetch: 4 };
+    const FLAT: Shape = Shape { rows: 100_000, nlist: 632, compressed: false, probes: [0; DEPTHS], overfetch: 0 };
+    const PQ: Shape = Shape { rows: 100_000, nlist: 632, compressed: true, probes: [0; DEPTHS], overfetch: 0 };
+    const EFFORT: Effort = Effort { nprobe: 0, overfetch: 4, widened: 1.0 };
 
     #[test]
     fn few_eligible_items_are_scored_exactly() {
@@ -115,9 +151,11 @@ mod tests {
     #[test]
     fn no_filter_uses_the_lists_as_set() {
         assert_eq!(choose(FLAT, EFFORT, 100_000, 200), Method::Lists { nprobe: 79, fetch: 200 });
-        let tuned = Shape { probes: 30, ..FLAT };
+        let tuned = Shape { probes: [30, 40, 60, 80], ..FLAT };
         assert_eq!(choose(tuned, EFFORT, 100_000, 20), Method::Lists { nprobe: 30, fetch: 20 });
-        let set = Effort { nprobe: 100, overfetch: 4 };
+        let wider = Effort { widened: 1.52, ..EFFORT };
+        assert_eq!(choose(tuned, wider, 100_000, 20), Method::Lists { nprobe: 46, fetch: 20 });
+        let set = Effort { nprobe: 100, ..wider };
         assert_eq!(choose(tuned, set, 100_000, 20), Method::Lists { nprobe: 100, fetch: 20 });
         let fetch_more = Shape { overfetch: 6, ..PQ };
         assert_eq!(choose(fetch_more, set, 100_000, 20), Method::Lists { nprobe: 100, fetch: 120 });
@@ -128,7 +166,7 @@ mod tests {
     fn a_narrow_filter_visits_more_lists_and_never_fewer() {
         let mut last = 0;
         for eligible in (1_000..=100_000).rev().step_by(1_000) {
-            match choose(FLAT, Effort { nprobe: 20, overfetch: 1 }, eligible, 100) {
+            match choose(FLAT, Effort { nprobe: 20, overfetch: 1, widened: 1.0 }, eligible, 100) {
                 Method::Lists { nprobe, .. } => {
                     assert!(nprobe >= last && nprobe >= 20);
                     last = nprobe;
@@ -139,10 +177,32 @@ mod tests {
         assert!(last > 20);
     }
 
+    /// Twice as many results, or half as many eligible, are one depth; what lies between and beyond is in proportion.
+    #[test]
+    fn effort_grows_with_depth() {
+        let tuned = Shape { probes: [30, 40, 70, 90], ..FLAT };
+        let visited = |eligible, k| probes_for(tuned, eligible, k);
+        assert_eq!(visited(100_000, 1), 30);
+        assert_eq!(visited(100_000, 200), 30);
+        for (eligible, k) in [(100_000, 400), (50_000, 200), (25_000, 100)] {
+            assert_eq!(visited(eligible, k), 40, "{eligible} {k}");
+        }
+        assert_eq!((visited(100_000, 700), visited(20_000, 200), visited(10_000, 200)), (55, 70, 90));
+        assert_eq!(visited(5_000, 200), 180);
+        let few_rows = Shape { rows: 1_000, ..tuned };
+        assert_eq!(probes_for(few_rows, 1_000, 50), 30, "all depths are one where rows are few");
+        assert_eq!(probes_for(few_rows, 1_000, 200), 180);
+    }
+
     #[test]
     fn large_k_on_few_rows_is_exact() {
         assert_eq!(
-            choose(Shape { rows: 500, nlist: 8, compressed: false, probes: 0, overfetch: 0 }, EFFORT, 500, 400),
+            choose(
+                Shape { rows: 500, nlist: 8, compressed: false, probes: [0; DEPTHS], overfetch: 0 },
+                EFFORT,
+                500,
+                400
+            ),
             Method::Exact
         );
     }

@@ -84,7 +84,8 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// A searchable set of items. A result depends on the query and the items alone, never on the other queries of the call.
+/// A searchable set of items. A result depends on the query, the items and the effort of the time, never on the other queries of the
+/// call.
 pub trait Retriever: Send + Sync {
     /// Answers each query, in order, from one consistent state of the items.
     ///
@@ -99,6 +100,7 @@ pub trait Retriever: Send + Sync {
     fn search_exact(&self, queries: &[Query<'_>]) -> Result<Vec<Hits>, IndexError>;
 
     /// The recall of `query`: searched both ways in one state of the items, so that a change between the two does not count.
+    /// An index may take it in and search harder, or less, from then on.
     ///
     /// # Errors
     /// As [`search`](Self::search).

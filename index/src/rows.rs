@@ -61,17 +61,31 @@ pub(crate) fn normalise(slot: u32, vector: &[f32], dim: usize, out: &mut Vec<f32
     if vector.len() != dim {
         return Err(IndexError::Dimension { what: format!("item slot {slot}"), expected: dim, found: vector.len() });
     }
-    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let squares = squares(vector);
     if !squares.is_finite() {
         return Err(IndexError::Vector { what: format!("item slot {slot}"), fault: "an entry is not finite" });
     }
     if squares == 0.0 {
         return Err(IndexError::Vector { what: format!("item slot {slot}"), fault: "all entries are zero" });
     }
-    let scale = squares.sqrt().recip();
-    #[expect(clippy::cast_possible_truncation, reason = "entries of a unit vector fit f32")]
-    out.extend(vector.iter().map(|&x| (f64::from(x) * scale) as f32));
+    out.extend(scaled(vector, squares));
     Ok(())
+}
+
+/// `vector` at length 1, as an index keeps it: for a copy of what one has taken.
+#[must_use]
+pub fn unit(vector: &[f32]) -> Vec<f32> {
+    scaled(vector, squares(vector)).collect()
+}
+
+fn squares(vector: &[f32]) -> f64 {
+    vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "entries of a unit vector fit f32")]
+fn scaled(vector: &[f32], squares: f64) -> impl Iterator<Item = f32> {
+    let scale = squares.sqrt().recip();
+    vector.iter().map(move |&x| (f64::from(x) * scale) as f32)
 }
 
 /// A query padded like the rows.

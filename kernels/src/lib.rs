@@ -1,4 +1,4 @@
-//! HSTU attention and the dense layers around it, on a CPU.
+//! HSTU attention and the dense layers around it, on a CPU and, with the feature `cuda`, on a GPU (`cuda`).
 //!
 //! The attention of "Actions Speak Louder than Words" (ICML 2024): pointwise SiLU instead of softmax, with a time and
 //! position bias that is computed inside the kernel. No `N x N` matrix exists anywhere: memory is `O(N)`.

@@ -138,14 +138,6 @@ impl StateCache {
         Some(entry.state)
     }
 
-    /// Drops every state of another model than `version`, after a change of models.
-    pub fn retain_version(&mut self, version: Version) {
-        let stale: Vec<StateKey> = self.places.keys().filter(|key| key.version != version).copied().collect();
-        for key in stale {
-            self.remove(&key);
-        }
-    }
-
     /// States held.
     #[must_use]
     pub fn len(&self) -> usize {

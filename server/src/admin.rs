@@ -115,7 +115,7 @@ pub enum CatalogError {
     #[error("a record with this id exists; PUT replaces it")]
     Exists,
     /// The record is not the version that the change was made from.
-    #[error("the record is not (or no longer) the version in if-match: read it again, and change that")]
+    #[error("the record is not (or no longer) as if-match or if-none-match has it: read it again, and change that")]
     Changed,
     /// Other records stand in the way: an item that a plan still sells, for example.
     #[error("{0}")]

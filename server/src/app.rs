@@ -18,8 +18,8 @@ mod told;
 pub use accounts::Accounts;
 pub use generation::{Generation, ItemRows, ModelFacts, RowMap, RowsDraft, RowsView, SelfCheck};
 pub use ids::BidIds;
-pub(crate) use models::models_dir;
 pub use models::{Ended, Models, ModelsStatus, NotTaken};
+pub(crate) use models::{chosen_model, find_model, models_dir};
 pub use records::Records;
 pub use seen::{Expected, Predicted, Seen};
 pub use shades::{Shades, group_of};
@@ -30,7 +30,6 @@ use crate::auction::pace::{ControlsHandle, Outcomes};
 use crate::catalog::{CatalogHandle, EligibilityCache};
 use crate::config::Config;
 use crate::deadline::{Deadline, WallClock};
-use crate::events::EventLog;
 use crate::http::notices::NoticeSigner;
 use crate::ledger::Ledger;
 use crate::meters::Meters;
@@ -63,13 +62,11 @@ pub struct App {
     /// Results of plans.
     pub outcomes: Outcomes,
     /// Money.
-    pub ledger: Ledger,
+    pub ledger: Arc<Ledger>,
     /// Accounts by plan slot.
     pub accounts: Accounts,
     /// Histories.
     pub users: Arc<dyn UserStore>,
-    /// Every event ever accepted.
-    pub log: Arc<dyn EventLog>,
     /// The model that serves, and what was made with it.
     generation: ArcSwap<Generation>,
     /// Loading another one.

@@ -137,6 +137,20 @@ pub async fn prepare(config: &Config, stores: &Stores, now: i64) -> anyhow::Resu
     Ok(())
 }
 
+/// Refuses a directory in which the making of a world was cut short: what is there looks like a whole catalogue.
+///
+/// # Errors
+/// It is half made, and what to do.
+pub fn expect_whole(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.data.dir;
+    let Ok(json) = std::fs::read(dir.join("demo.json")) else { return Ok(()) };
+    let half = serde_json::from_slice::<serde_json::Value>(&json).is_ok_and(|marker| marker["whole"] == false);
+    if half {
+        bail!("{0} holds a half-made demo world: `longbow demo --data {0}` makes it whole", dir.display());
+    }
+    Ok(())
+}
+
 /// Rates of the demo world, for requests in other currencies; a real server is given its own (`currencies.rates`).
 const RATES: [(&str, f64); 10] = [
     ("EUR", 1.08),

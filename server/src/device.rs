@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// An encoder, and the path that it takes.
 pub struct Built {
     encoder: Path,
-    /// The path in words: for the log and /readyz.
+    /// The path in words: for the log and `GET /v1/models`.
     pub path: String,
     /// The GPU, where one is used.
     pub gpu: Gpu,

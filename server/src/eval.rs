@@ -182,7 +182,8 @@ pub async fn evaluate(args: &EvalArgs, told: Told) -> anyhow::Result<Report> {
     let (ks, lengths) = (args.ks(), args.lengths());
     let k = ks.last().copied().unwrap_or(1);
     let mut cases = args.cases(args.now.unwrap_or_else(|| SystemClock.seconds()))?;
-    let asker = Asker { server: Server::parse(&args.url)?, connections: args.connections.into(), told };
+    let asker =
+        Asker { server: Server::parse(&args.url).context("--url")?, connections: args.connections.into(), told };
     let longest = cases.people.iter().map(|person| person.history.len()).max().unwrap_or(0);
     let limits = asker.limits(longest.min(lengths.last().copied().unwrap_or(0)), k).await?;
     cases.split_queries(limits.candidates);

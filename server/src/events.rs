@@ -32,12 +32,6 @@ impl RecordKind {
     pub const USER_EVENT: Self = Self(1);
     /// A user's history was deleted: the user's id. Readers forget the user's earlier records.
     pub const USER_DELETED: Self = Self(2);
-    /// A bid was made.
-    pub const BID: Self = Self(3);
-    /// A win or billing notice was charged.
-    pub const CHARGE: Self = Self(4);
-    /// A loss notice.
-    pub const LOSS: Self = Self(5);
 }
 
 /// One record to append.
@@ -52,17 +46,13 @@ pub struct Record {
 /// What [`EventLog::replay`] calls for each record; returning `false` stops it.
 pub type Visit<'a> = dyn FnMut(Sequence, RecordKind, &[u8]) -> bool + 'a;
 
-/// A durable append-only log. Two implementations: a segmented file (embedded default) and Redis streams (cluster).
+/// A durable append-only log. [`FileEventLog`] is the implementation that serves.
 pub trait EventLog: Send + Sync {
     /// Appends records in order. Resolves with the number of the last one when all are on disk.
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Sequence, EventError>>;
 
     /// [`EventLog::append`] for a thread that may block.
     fn append_blocking(&self, records: Vec<Record>) -> Result<Sequence, EventError>;
-
-    /// Appends without waiting: for records that a request must not wait for. They are on disk a moment later, or lost if
-    /// the process dies first.
-    fn offer(&self, records: Vec<Record>) -> Result<(), EventError>;
 
     /// Calls `visit` for every retained record numbered `from` or above, in order. Blocks: for start-up and tools.
     fn replay(&self, from: Sequence, visit: &mut Visit<'_>) -> Result<(), EventError>;

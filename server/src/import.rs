@@ -57,7 +57,7 @@ pub struct ImportArgs {
     /// Server to post to, for example http://127.0.0.1:8080
     #[arg(long, conflicts_with = "data")]
     pub url: Option<String>,
-    /// Data directory of a stopped server
+    /// Data directory on which a server has started before, and none runs now
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Unix seconds of the last event in files without times [default: now]

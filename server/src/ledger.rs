@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **No disk on the request path.** Holds are carved out of a *pool* which the commit thread has moved from free to held
-//! on disk beforehand. The disk therefore always counts at least as much held as memory has promised. After a crash the
+//! on disk beforehand. A bid that finds its pool dry may wait for the commit that refills it ([`Ledger::flush`]). The disk therefore always counts at least as much held as memory has promised. After a crash the
 //! whole held column is a *recovered hold*: it stays held until the longest hold of the dead process has run out, then
 //! returns to free. [`Ledger::close`] writes the open holds down, so a planned restart loses none.
 //!
@@ -43,9 +43,11 @@ pub use types::{
 use crate::deadline::WallClock;
 use crate::ids::Id;
 use crate::money::Micros;
+use crate::store::file::checked;
 use book::Book;
 use commit::{Committer, Op};
 use crossbeam_channel::{Sender, TrySendError, bounded};
+use durable::storage;
 use parking_lot::Mutex;
 use std::fmt;
 use std::path::Path;
@@ -78,7 +80,9 @@ impl Ledger {
     /// Like [`Ledger::open`] on storage that is open already.
     pub fn start(durable: DurableLedger, options: Options, clock: Arc<dyn WallClock>) -> Result<Self, OpenError> {
         let book = Arc::new(Book::new(options, clock));
-        let mut committer = Committer::recover(Arc::clone(&book), durable)?;
+        let (name, read) = (durable.name().to_owned(), Arc::clone(&book));
+        let recovered = checked(move || Committer::recover(read, durable)).map_err(|fault| storage(&name, fault))?;
+        let mut committer = recovered?;
         let (queue, waiting) = bounded(book.options.queue_max.max(1));
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || committer.run(&waiting))?;
         Ok(Self { book, queue, thread: Mutex::new(Some(thread)) })

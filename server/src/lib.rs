@@ -21,6 +21,7 @@ pub mod http;
 pub mod ids;
 pub mod import;
 pub mod ledger;
+mod lru;
 pub mod meters;
 pub mod money;
 pub mod pipeline;

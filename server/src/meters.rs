@@ -88,7 +88,7 @@ meters! {
     requests_cancelled: ByLabel<Endpoint, Counter> = counters("longbow_requests_cancelled_total", "endpoint");
     /// Time of each stage of a request.
     stage_seconds: ByLabel<Stage, Histogram> = histograms("longbow_stage_seconds", "stage");
-    /// Time from the first byte read to the answer handed over, by endpoint; without requests whose body came too slowly (408).
+    /// Time from the end of the headers to the answer handed over, by endpoint; without requests whose body came too slowly (408).
     request_seconds: ByLabel<Endpoint, Histogram> = histograms("longbow_request_seconds", "endpoint");
     /// Open connections.
     connections: ByLabel<Port, Gauge> = gauges("longbow_connections", "port");
@@ -162,6 +162,8 @@ meters! {
     recall: Gauge = gauge("longbow_recall_ratio");
     /// Searches that were repeated exactly.
     recall_samples: Counter = counter("longbow_recall_samples_total");
+    /// Lists visited over those tuned at the build, 1 to 16: raised while sampled searches recall less than `index.recall_min`.
+    index_widened: Gauge = gauge("longbow_index_widened_ratio");
     /// Records of the catalogue.
     records: ByLabel<Records, Gauge> = gauges("longbow_records", "kind");
     /// Version of the catalogue that requests read.

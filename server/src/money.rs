@@ -12,6 +12,9 @@ use std::fmt;
 #[serde(transparent)]
 pub struct Micros(pub i64);
 
+/// Largest budget, bid, price or order value: a thousand million currency units. Sums of these stay far inside `i64`.
+pub const AMOUNT_MAX: Micros = Micros(1_000_000_000_000_000);
+
 impl Micros {
     /// Nothing.
     pub const ZERO: Self = Self(0);
@@ -26,18 +29,6 @@ impl Micros {
     #[must_use]
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
-    }
-
-    /// Per-impression micros of a CPM price given as a decimal number, rounded **up** (a floor must be reached).
-    /// `None` for NaN, infinities, negative numbers and anything over one million units CPM.
-    #[must_use]
-    pub fn from_cpm_ceil(cpm: f64) -> Option<Self> {
-        if !(0.0..=1e6).contains(&cpm) {
-            return None;
-        }
-        // CPM to micros per impression is a factor of 1,000. The tiny slack keeps 2.3 CPM at 2,300, not 2,301.
-        #[expect(clippy::cast_possible_truncation, reason = "bounded by the range check above")]
-        Some(Self((cpm * 1_000.0 - 1e-6).ceil().max(0.0) as i64))
     }
 
     /// `part / whole` of this amount, rounded up. `whole` must be above 0 and `part` from 0 to `whole`.
@@ -173,15 +164,6 @@ impl Default for FxTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpm_floor_is_reached_and_not_overshot() {
-        assert_eq!(Micros::from_cpm_ceil(2.3), Some(Micros(2_300)));
-        assert_eq!(Micros::from_cpm_ceil(0.000_4), Some(Micros(1)));
-        assert_eq!(Micros::from_cpm_ceil(0.0), Some(Micros(0)));
-        assert_eq!(Micros::from_cpm_ceil(-1.0), None);
-        assert_eq!(Micros::from_cpm_ceil(f64::NAN), None);
-    }
 
     #[test]
     fn a_share_rounds_up_and_never_passes_the_whole() {

@@ -12,6 +12,7 @@ mod view;
 pub use book::{Live, Setting};
 pub use recent::{AnsweredBid, RecentBid};
 pub use rows::{Cell, Counts, Hour, OTHER as OTHER_CHANNEL};
+pub(crate) use view::factor;
 pub use view::{Figures, Grouping};
 
 use crate::auction::diagnose::Period;

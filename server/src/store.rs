@@ -13,7 +13,6 @@ pub mod poison;
 mod catalog;
 mod chunk;
 mod history;
-mod lru;
 mod reader;
 mod redb_store;
 mod tables;
@@ -25,10 +24,12 @@ pub use redb_store::{RedbUserStore, StoreCounters, StoreOptions};
 
 use crate::events::{BoxFuture, EventError};
 use crate::ids::{Id, ItemKey};
-use crate::money::Micros;
+use crate::money::{AMOUNT_MAX, Micros};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
 
+/// Furthest that an event may lie ahead of the server's clock, seconds.
+pub const EVENT_AHEAD_MAX_S: i64 = 300;
 /// Largest action number: 1 impression, 2 click, 3 cart, 4 purchase, 5 view, 6 like, 7 skip; the rest are free.
 pub const ACTION_MAX: u16 = 255;
 
@@ -84,11 +85,11 @@ pub enum EventFault {
     /// Action 0 (reserved) or above [`ACTION_MAX`].
     #[error("action: must be 1 to {ACTION_MAX}")]
     Action,
-    /// Before 1970 or further ahead of the server's clock than allowed.
-    #[error("time: must be Unix seconds, not ahead of the server's clock by more than store.future_s")]
+    /// Before 1970 or further ahead of the server's clock than [`EVENT_AHEAD_MAX_S`].
+    #[error("time: must be Unix seconds, at most {EVENT_AHEAD_MAX_S} s ahead of the server's clock")]
     Time,
-    /// Negative value.
-    #[error("value_micros: must not be negative")]
+    /// Negative value, or beyond [`AMOUNT_MAX`]: a few of these would be all that figures show.
+    #[error("value_micros: must be 0 to {} micros", AMOUNT_MAX.0)]
     Value,
 }
 
@@ -96,10 +97,10 @@ pub enum EventFault {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The queue is full: degrade, or try again.
-    #[error("the {0} queue of the user store is full: try again")]
+    #[error("the {0} queue of the store is full: try again")]
     Busy(&'static str),
     /// An I/O error happened, or the store was closed: restart.
-    #[error("the user store is poisoned: {0}")]
+    #[error("the store is poisoned: {0}")]
     Poisoned(String),
     /// A stored row cannot be read.
     #[error("the stored history of user `{user}` is damaged ({fault}): delete the user or restore the file")]
@@ -109,8 +110,16 @@ pub enum StoreError {
         /// What is wrong.
         fault: &'static str,
     },
+    /// The bytes of the file are not what was written.
+    #[error("{file} is damaged ({fault}): restore it from a backup")]
+    DamagedFile {
+        /// The file.
+        file: String,
+        /// What redb says.
+        fault: String,
+    },
     /// The file or the log did not open.
-    #[error("user store `{file}`: {fault}")]
+    #[error("store file `{file}`: {fault}")]
     Open {
         /// The file.
         file: String,
@@ -122,6 +131,16 @@ pub enum StoreError {
     TooMany(usize),
 }
 
+impl StoreError {
+    fn of_file(path: &std::path::Path, fault: file::FileFault) -> Self {
+        let file = path.display().to_string();
+        match fault {
+            file::FileFault::Damaged(fault) => Self::DamagedFile { file, fault },
+            file::FileFault::Storage(cause) => Self::Open { file, fault: cause.to_string() },
+        }
+    }
+}
+
 impl From<EventError> for StoreError {
     fn from(error: EventError) -> Self {
         match error {
@@ -131,7 +150,7 @@ impl From<EventError> for StoreError {
     }
 }
 
-/// Where histories live. Two implementations: redb (embedded default) and Redis (cluster).
+/// Where histories live. [`RedbUserStore`] is the implementation that serves.
 pub trait UserStore: Send + Sync {
     /// The history if it is in memory. Never waits: one short lock.
     fn cached(&self, user: &Id) -> Option<Arc<History>>;

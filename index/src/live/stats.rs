@@ -47,6 +47,8 @@ pub struct Stats {
     pub nlist: usize,
     /// Inverted lists visited without a filter, as tuned; 0 where the option sets the number.
     pub probes: usize,
+    /// Lists visited over those tuned, 1 to 16: follows the recall of sampled searches ([`Retriever::recall_of`](crate::Retriever::recall_of)).
+    pub widened: f32,
     /// Frozen parts made so far: raised by each merge.
     pub generation: u64,
     /// Changes taken.

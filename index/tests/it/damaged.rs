@@ -122,7 +122,7 @@ fn a_forged_manifest_cannot_ask_for_much() {
         ("delta_items", serde_json::json!(1_u64 << 40), "more items"),
         ("dim", serde_json::json!(1_u64 << 60), "saved with dim"),
         ("kind", serde_json::json!("exact"), "saved with kind"),
-        ("format", serde_json::json!(2), "saved with format"),
+        ("format", serde_json::json!(1), "saved with format"),
         ("surprise", serde_json::json!(1), "surprise"),
         ("lists", serde_json::json!({ "bytes": 1_u64 << 50, "sha256": "" }), "at most"),
         ("alive", serde_json::json!({ "bytes": 1_u64 << 50, "sha256": "" }), "part alive"),

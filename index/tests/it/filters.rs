@@ -163,3 +163,38 @@ fn bad_items_and_options_are_refused_and_change_nothing() {
     assert_eq!(field(IndexOptions { build_threads: 0, ..good.clone() }), "build_threads");
     assert_eq!(field(IndexOptions { slots_max: u32::MAX, ..good }), "slots_max");
 }
+
+/// Users' queries lie nowhere near an item: lists tuned on items are too few for them. Samples of their recall mend that, and are
+/// forgotten again when queries are as expected.
+#[test]
+fn sampled_recall_widens_the_search_until_it_is_reached() {
+    let naive = Naive::seeded(30_000, 32, 60);
+    let (slots, vectors) = naive.slots_and_vectors();
+    let options = IndexOptions { recall_min: 0.97, ..IndexOptions::new(32, Kind::IvfFlat { nlist: 256 }) };
+    let index = LiveIndex::build(options, &slots, &vectors).unwrap();
+    // Each the middle of a cluster of its own, where no item is.
+    let far: Vec<Vec<f32>> = (0..120).map(|seed| vector(seed * 997 + 5, 32, 1_000_003)).collect();
+    let asked: Vec<&[f32]> = far.iter().map(Vec::as_slice).collect();
+    let mean = |index: &LiveIndex| {
+        let all = [NamedFilter { name: "all", eligible: None }];
+        recall_report(index, &asked, 100, &all).unwrap().lines[0].recall_mean
+    };
+    let before = mean(&index);
+    assert!(before < 0.94, "the queries are hard: {before} {:?}", index.stats());
+    let searches = index.stats().searches_lists;
+    for vector in far.iter().cycle().take(1_000) {
+        index.recall_of(&Query { vector, k: 100, eligible: None }).unwrap();
+    }
+    assert_eq!(index.stats().searches_lists, searches, "samples are not counted as searches");
+    let after = mean(&index);
+    assert!(
+        after > 0.95 && after - before > 0.02 && index.stats().widened > 1.1,
+        "{before} {after} {:?}",
+        index.stats()
+    );
+    let near: Vec<Vec<f32>> = (0..2_000).map(|seed| vector(seed, 32, 60)).collect();
+    for vector in &near {
+        index.recall_of(&Query { vector, k: 5, eligible: None }).unwrap();
+    }
+    assert!(index.stats().widened < 1.05, "{:?}", index.stats());
+}

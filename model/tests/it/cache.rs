@@ -30,7 +30,6 @@ enum Op {
     Put(u8, usize),
     Remove(u8),
     Peek(u8),
-    Retain(bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -39,7 +38,6 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (0_u8..12, 0_usize..3).prop_map(|(key, size)| Op::Put(key, size)),
         1 => (0_u8..12).prop_map(Op::Remove),
         1 => (0_u8..12).prop_map(Op::Peek),
-        1 => any::<bool>().prop_map(Op::Retain),
     ]
 }
 
@@ -105,11 +103,6 @@ proptest! {
                 Op::Peek(n) => {
                     let wanted = naive.list.iter().find(|(k, _, _)| *k == key(n)).map(|(_, rows, _)| *rows);
                     prop_assert_eq!(cache.peek(&key(n)).map(UserState::rows), wanted);
-                }
-                Op::Retain(odd) => {
-                    let version = Version([u8::from(odd); 32]);
-                    cache.retain_version(version);
-                    naive.list.retain(|(k, _, _)| k.version == version);
                 }
             }
             prop_assert_eq!(cache.len(), naive.list.len());

@@ -7,11 +7,15 @@ export function token() {
 }
 
 export function keep(text) {
+  caller = null;
   if (text) sessionStorage.setItem(KEY, text);
   else sessionStorage.removeItem(KEY);
 }
 
 let skew = 0;
+let caller = null;
+/** How long an answer may take: a server that hangs must look like one that is gone. */
+const PATIENCE_MS = 15_000;
 
 /** The server's clock, Unix seconds. */
 export const clock = () => Math.floor((Date.now() + skew) / 1000);
@@ -19,18 +23,27 @@ export const clock = () => Math.floor((Date.now() + skew) / 1000);
 export class Refused extends Error {
   constructor(status, error) {
     super(error.field ? `${error.field}: ${error.message}` : error.message);
+    this.plain = error.message;
     this.status = status;
     this.code = error.code;
     this.field = error.field;
   }
 }
 
-/** JSON of an answer; throws `Refused` with what the server said. */
+async function send(path, options) {
+  try {
+    return await fetch(path, { ...options, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+  } catch {
+    throw new Error("The server does not answer.");
+  }
+}
+
+/** JSON of an answer; throws `Refused` with what the server said, or an error that says that nothing came. */
 export async function call(method, path, body) {
   const headers = {};
   if (token()) headers.authorization = `Bearer ${token()}`;
   if (body !== undefined) headers["content-type"] = "application/json";
-  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });
+  const answer = await send(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   const date = Date.parse(answer.headers.get("date") || "");
   if (Number.isFinite(date)) skew = date - Date.now();
   const text = await answer.text();
@@ -41,10 +54,13 @@ export async function call(method, path, body) {
 }
 
 export async function metrics() {
-  const answer = await fetch("/metrics", { cache: "no-store" });
+  const answer = await send("/metrics");
   if (!answer.ok) throw new Refused(answer.status, { code: "failed", message: "metrics cannot be read" });
   return parse(await answer.text());
 }
+
+/** The answer of /readyz: {ready, phase, reasons:[{component, message}]}. A server that is not ready answers 503 with the same body. */
+export const readiness = async () => (await send("/readyz")).json();
 
 /** Prometheus text as Map(name -> [{labels, value}]). */
 export function parse(text) {
@@ -75,4 +91,9 @@ export const plans = {
 };
 export const creatives = { create: (one) => call("POST", "/v1/creatives", one) };
 export const items = { list: (after) => call("GET", `/v1/items?limit=100${after ? `&after=${enc(after)}` : ""}`) };
-export const me = () => call("GET", "/v1/me");
+/** Who holds the token: asked once for each token. */
+export async function me() {
+  caller ??= await call("GET", "/v1/me");
+  return caller;
+}
+export const mayChange = (who) => who.role === "operator" || who.role === "advertiser";

@@ -11,7 +11,8 @@ export function s(tag, attributes, ...children) {
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    // As a property, so that `morph` can carry it over.
+    if (name.startsWith("on")) element[name] = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   for (const child of children.flat(Infinity)) {
@@ -20,20 +21,41 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** Makes `old` like `fresh` in place: focus, selection, scroll and what is unfolded stay while figures change. */
+export function morph(old, fresh) {
+  if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const name of ["onclick", "onchange"]) old[name] = fresh[name];
+  const children = [...fresh.childNodes];
+  [...old.childNodes].forEach((child, i) => (children[i] ? morph(child, children[i]) : child.remove()));
+  old.append(...children.slice(old.childNodes.length));
+}
+
 export const money = (micros, currency) => {
   const amount = micros / 1e6;
   const digits = Math.abs(amount) >= 1000 ? 0 : Math.abs(amount) >= 1 || amount === 0 ? 2 : 4;
   return `${amount.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: Math.min(digits, 2) })}${currency ? ` ${currency}` : ""}`;
 };
+/** Money at the side of a drawing: all steps in the same form. */
+export const moneyStep = (micros) => (micros / 1e6).toLocaleString("en", { maximumSignificantDigits: 4 });
 export const count = (n) => Number(n).toLocaleString("en", { maximumFractionDigits: n < 10 ? 1 : 0 });
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
+/** The reader's own time zone, as in "UTC+1": every time on a page is in it. */
+export const zone = () => new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(new Date()).find((part) => part.type === "timeZoneName").value;
 export const when = (seconds) => new Date(seconds * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
 export function table(head, rows, label) {
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
-    h("table", {}, h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col", class: cell === "evidence" ? "text" : null }, cell)))),
+    h("table", {}, h("thead", {}, h("tr", {}, head.map((cell) => (cell instanceof HTMLTableCellElement ? cell : h("th", { scope: "col", class: cell === "evidence" ? "text" : null }, cell))))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => (cell instanceof HTMLTableCellElement ? cell : h("td", {}, cell))))))));
 }
+
+export const card = (title, wide, ...content) => h("section", { class: wide ? "card wide" : "card" }, h("h2", {}, title), content);
 
 export function tile(label, value, tone) {
   return h("div", { class: "tile" }, h("b", { class: tone || null }, value), h("span", {}, label));
@@ -50,7 +72,8 @@ export function lines(chart) {
   const [W, H, left, right, top, bottom] = [440, 220, 56, 10, 10, 26];
   const ys = [...chart.series.flatMap((one) => one.points.map((p) => p[1])), ...(chart.band || []).map((p) => p[2]), chart.limit || 0].filter(Number.isFinite);
   const max = nice(Math.max(0, ...ys));
-  const x = (v) => left + ((v - chart.from) / Math.max(chart.to - chart.from, 1e-9)) * (W - left - right);
+  const inside = (v) => Math.min(Math.max(v, chart.from), chart.to);
+  const x = (v) => left + ((inside(v) - chart.from) / Math.max(chart.to - chart.from, 1e-9)) * (W - left - right);
   const y = (v) => H - bottom - (Math.min(v, max) / max) * (H - top - bottom);
   const path = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
   const root = s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": chart.label });
@@ -91,6 +114,7 @@ export function waterfall({ before, after, parts, text, label }) {
   const x = (v) => left + ((v - low) / (high - low)) * (W - left - right);
   const H = rows.length * step + 8;
   const root = s("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label });
+  if (low < 0) root.append(s("line", { class: "axis", x1: x(0), x2: x(0), y1: 0, y2: H }));
   rows.forEach((row, i) => {
     const [a, b] = [Math.min(row.from, row.to), Math.max(row.from, row.to)];
     const kind = row.whole ? "whole" : row.value < 0 ? "down" : "up";
@@ -113,16 +137,10 @@ export function range({ low, mean, high }, top, label) {
     s("rect", { class: "meter", x: x(mean) - 1.5, y: 1, width: 3, height: 14, rx: 1.5 }));
 }
 
-/** Horizontal bars: [[name, value, text]]. */
-export function bars(rows, label) {
-  const top = Math.max(...rows.map((row) => row[1]), 1e-12);
-  const root = s("svg", { class: "chart", viewBox: `0 0 480 ${rows.length * 26 + 4}`, role: "img", "aria-label": label });
-  rows.forEach(([name, value, text], i) => {
-    root.append(s("text", { class: "name", x: 150, y: i * 26 + 17, "text-anchor": "end" }, name),
-      s("rect", { class: "meter", x: 158, y: i * 26 + 6, width: Math.max((value / top) * 240, 1), height: 14, rx: 3 }),
-      s("text", { x: 164 + (value / top) * 240, y: i * 26 + 17 }, text));
-  });
-  return root;
+/** A bar in a cell of a table, which has the figure beside it. */
+export function bar(share) {
+  return s("svg", { viewBox: "0 0 80 12", width: 80, height: 12, "aria-hidden": "true" },
+    s("rect", { class: "meter", x: 0, y: 1, width: Math.max(80 * share, share > 0 ? 1 : 0), height: 10, rx: 2 }));
 }
 
 export function legend(entries) {

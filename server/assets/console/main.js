@@ -1,6 +1,6 @@
 // Pages by the part of the address behind #, the token, and faults.
 
-import { keep, me, Refused, token } from "./api.js";
+import { keep, mayChange, me, Refused, token } from "./api.js";
 import { h } from "./draw.js";
 import { overview } from "./overview.js";
 import { create, list } from "./plans.js";
@@ -19,19 +19,33 @@ const PAGES = [
   [/^#\/plan\/(.+)$/, "plans", "Plan", show],
 ];
 
+const refused = (error) => error instanceof Refused && error.status === 401;
+
 function ask(fault) {
   document.getElementById("login-fault").textContent = fault || "";
+  // Escape leaves the answer of the time before.
+  login.returnValue = "";
   if (!login.open) login.showModal();
 }
+const unknown = () => ask(token() ? "This token is not known here." : "");
 
 async function greet() {
   try {
     const caller = await me();
     who.textContent = caller.role === "advertiser" ? `${caller.name} (${caller.advertiser})` : `${caller.name} (${caller.role})`;
+    document.querySelector("[data-page=new]").hidden = !mayChange(caller);
   } catch (error) {
     who.textContent = "Token";
-    if (error instanceof Refused && error.status === 401) ask(token() ? "This token is not known." : "");
+    if (refused(error)) unknown();
   }
+}
+
+function faulty(title, error) {
+  if (refused(error)) {
+    unknown();
+    return [h("h1", {}, title), h("p", {}, "This page needs a token that the server knows."), h("button", { type: "button", class: "primary", onclick: () => ask("") }, "Enter a token")];
+  }
+  return [h("h1", {}, title), h("p", { class: "fault", role: "alert" }, error.message), error instanceof Refused && error.status < 500 ? null : h("button", { type: "button", onclick: () => go(true) }, "Try again")].filter(Boolean);
 }
 
 async function go(focus) {
@@ -46,6 +60,8 @@ async function go(focus) {
     if (link.dataset.page === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  main.setAttribute("aria-busy", "true");
+  let drawn;
   try {
     if (!page) throw new Error("There is no such page.");
     // The page draws into a box of its own: one that was left meanwhile draws nowhere.
@@ -56,14 +72,16 @@ async function go(focus) {
       return;
     }
     leave = stop || null;
-    main.replaceChildren(box);
-    scrollTo(0, 0);
-    if (focus) main.focus({ preventScroll: true });
+    drawn = [box];
   } catch (error) {
     if (mine !== turn) return;
-    main.replaceChildren(h("h1", {}, title), h("p", { class: "fault", role: "alert" }, error.message));
-    if (error instanceof Refused && error.status === 401) ask(token() ? "This token is not known." : "");
+    drawn = faulty(title, error);
   }
+  main.replaceChildren(...drawn);
+  main.removeAttribute("aria-busy");
+  scrollTo(0, 0);
+  if (name === "plans" && page === show) document.title = `${main.querySelector("h1").firstChild.textContent} · Longbow`;
+  if (focus) main.focus({ preventScroll: true });
 }
 
 login.addEventListener("close", () => {
@@ -74,6 +92,12 @@ login.addEventListener("close", () => {
   go(true);
 });
 who.addEventListener("click", () => ask(""));
+// The part behind # names pages: a jump inside one must not change it.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+addEventListener("token-refused", unknown);
 addEventListener("hashchange", () => go(true));
 greet();
 go(false);

@@ -1,4 +1,5 @@
 //! The audit log: who changed what and when, with the fields before and after. JSON lines in a few files of bounded size.
+//! An entry that could not be written is owed: nothing more is changed until the log has it.
 
 use super::tokens::Caller;
 use parking_lot::Mutex;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 const OLD_FILES: usize = 5;
 /// Lists longer than this are written as their length.
 const LIST_MAX: usize = 16;
+/// Entries kept by a log in memory.
+const MEMORY_MAX: usize = 1_000;
 /// Texts longer than this are cut.
 const TEXT_MAX: usize = 512;
 
@@ -52,17 +55,29 @@ struct Open {
     bytes: u64,
 }
 
+/// The log has not what was changed last, so nothing more may be changed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the audit log owes {owed} entries and cannot be written: {fault}; make room on its disk or mend its directory"
+)]
+pub(super) struct Owing {
+    owed: usize,
+    fault: io::Error,
+}
+
 /// The log; [`Audit::default`] keeps the newest entries in memory only.
 pub struct Audit {
     /// Directory and size of one file.
     place: Option<(PathBuf, u64)>,
     open: Mutex<Option<Open>>,
     memory: Mutex<VecDeque<Entry>>,
+    /// Of changes that stand, not written yet: as many as were under way when the disk failed.
+    owed: Mutex<VecDeque<Entry>>,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { place: None, open: Mutex::new(None), memory: Mutex::default() }
+        Self { place: None, open: Mutex::new(None), memory: Mutex::default(), owed: Mutex::default() }
     }
 }
 
@@ -96,26 +111,50 @@ impl Audit {
         Ok(open)
     }
 
-    /// Writes one entry and syncs it. A change stands even if this fails: the fault is logged.
+    /// Writes one entry of a change that stands, and syncs it. Where that fails the entry is owed, and [`Self::settle`] says so
+    /// to whoever would change something next.
     pub(super) fn write(&self, entry: Entry) {
-        let result = if self.place.is_some() { self.append(&entry) } else { Ok(()) };
-        if let Err(error) = result {
-            tracing::error!(%error, action = entry.action, id = entry.id, who = entry.who, "a change was not written to the audit log");
-        }
         if self.place.is_none() {
             let mut memory = self.memory.lock();
-            if memory.len() >= 1_000 {
+            if memory.len() >= MEMORY_MAX {
                 memory.pop_front();
             }
             memory.push_back(entry);
+            return;
+        }
+        if let Err(error) = self.append(&entry) {
+            tracing::error!(%error, action = entry.action, id = entry.id, who = entry.who, "a change is not in the audit log yet");
+            self.owed.lock().push_back(entry);
         }
     }
 
+    /// Writes what is owed. To be asked before each change.
+    ///
+    /// # Errors
+    /// [`Owing`]: the log still cannot be written.
+    pub(super) fn settle(&self) -> Result<(), Owing> {
+        let mut owed = self.owed.lock();
+        while let Some(entry) = owed.front() {
+            self.append(entry).map_err(|fault| Owing { owed: owed.len(), fault })?;
+            owed.pop_front();
+        }
+        Ok(())
+    }
+
     fn append(&self, entry: &Entry) -> io::Result<()> {
+        let mut slot = self.open.lock();
+        let result = self.append_to(&mut slot, entry);
+        if result.is_err() {
+            // Half a line may be there: opening anew ends it.
+            *slot = None;
+        }
+        result
+    }
+
+    fn append_to(&self, slot: &mut Option<Open>, entry: &Entry) -> io::Result<()> {
         let Some((dir, file_bytes)) = &self.place else { return Ok(()) };
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        let mut slot = self.open.lock();
         let full = slot.as_ref().is_some_and(|open| open.bytes > 0 && open.bytes + line.len() as u64 > *file_bytes);
         if full {
             *slot = None;
@@ -129,7 +168,7 @@ impl Audit {
         if slot.is_none() {
             *slot = Some(self.current()?);
         }
-        let Some(open) = slot.as_mut() else { return Err(io::Error::other("the file is not open")) };
+        let Some(open) = slot else { return Err(io::Error::other("the file is not open")) };
         open.file.write_all(&line)?;
         open.file.sync_data()?;
         open.bytes += line.len() as u64;
@@ -239,5 +278,29 @@ mod tests {
         assert_eq!((&newest[0].before, &newest[0].after), (&json!({"a": 99}), &json!({"a": 100})), "what changed only");
         let sizes = (0..10).filter_map(|n| fs::metadata(dir.path().join(name(n))).ok()).map(|m| m.len());
         assert!(sizes.clone().count() <= OLD_FILES + 1 && sizes.sum::<u64>() <= 2_000 * 7, "bounded");
+    }
+
+    /// The disk fails after a change: the next ones are refused until the entry is written, and then nothing is missing.
+    #[test]
+    fn what_could_not_be_written_is_owed_and_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("audit");
+        let caller = Caller { name: "ops".to_owned(), role: Role::Operator };
+        let call = Call { caller: &caller, via: "api", request: "r".to_owned() };
+        let entry = |at| call.entry(at, "plans.change".to_owned(), "p", (None, None));
+        // Each entry fills a file, so that each write opens one.
+        let audit = Audit::open(&place, 1).unwrap();
+        audit.write(entry(1));
+        audit.settle().unwrap();
+        fs::rename(&place, dir.path().join("away")).unwrap();
+        audit.write(entry(2));
+        let told = audit.settle().unwrap_err().to_string();
+        assert!(told.contains("owes 1 entries") && told.contains("make room"), "{told}");
+        audit.settle().unwrap_err();
+        fs::rename(dir.path().join("away"), &place).unwrap();
+        audit.settle().unwrap();
+        audit.write(entry(3));
+        let times: Vec<i64> = audit.newest(10).unwrap().iter().map(|entry| entry.at).collect();
+        assert_eq!(times, [3, 2, 1]);
     }
 }

@@ -26,6 +26,9 @@ pub(super) struct Desk<C> {
     pub(super) confirmations: Confirmations,
 }
 
+/// Why a reader's change is refused.
+pub(super) const READ_ONLY: &str = "the role read changes nothing";
+
 /// 403 for a role that may not do this.
 pub(super) fn forbidden(what: &str) -> Fault {
     Fault::new(StatusCode::FORBIDDEN, "forbidden", what)
@@ -48,6 +51,11 @@ impl<C: CatalogAdmin> Desk<C> {
     /// The rooms behind the records.
     pub(super) fn rooms(&self) -> Result<&App, Fault> {
         self.app.app().ok_or_else(|| Fault::unavailable("still starting; see /readyz", 1))
+    }
+
+    /// To be asked before anything is changed: 503 where the audit log has not what was changed before.
+    pub(super) fn may_audit(&self) -> Result<(), Fault> {
+        self.audit.settle().map_err(|owing| Fault::unavailable(owing.to_string(), self.config.http.retry_after_s))
     }
 
     /// Writes one line of the audit log.
@@ -87,6 +95,7 @@ impl<C: CatalogAdmin> Desk<C> {
         (mode, if_match): (WriteMode, &IfMatch),
     ) -> Result<Written, Fault> {
         may_write(call.caller, kind)?;
+        self.may_audit()?;
         let before = self.app.get(kind, id).await.ok();
         if let (Some(before), WriteMode::Upsert) = (&before, mode) {
             self.may_change(call.caller, kind, id, before).await?;
@@ -107,6 +116,7 @@ impl<C: CatalogAdmin> Desk<C> {
         if_match: &IfMatch,
     ) -> Result<Written, Fault> {
         may_write(call.caller, kind)?;
+        self.may_audit()?;
         let before = self.app.get(kind, id).await.map_err(|error| error.fault())?;
         self.may_change(call.caller, kind, id, &before).await?;
         let mut after = before.clone();
@@ -120,6 +130,7 @@ impl<C: CatalogAdmin> Desk<C> {
     /// Removes a record.
     pub(super) async fn delete(&self, call: &Call<'_>, kind: Kind, id: &str, if_match: &IfMatch) -> Result<(), Fault> {
         may_write(call.caller, kind)?;
+        self.may_audit()?;
         let before = self.app.get(kind, id).await.map_err(|error| error.fault())?;
         self.may_change(call.caller, kind, id, &before).await?;
         self.app.delete(kind, id, if_match).await.map_err(|error| error.fault())?;
@@ -191,7 +202,7 @@ fn may_read(caller: &Caller, kind: Kind) -> Result<(), Fault> {
 
 fn may_write(caller: &Caller, kind: Kind) -> Result<(), Fault> {
     match (&caller.role, kind) {
-        (Role::Read, _) => Err(forbidden("the role read changes nothing")),
+        (Role::Read, _) => Err(forbidden(READ_ONLY)),
         (Role::Ingest, Kind::Plans | Kind::Creatives) => Err(forbidden("the role ingest reads and writes items only")),
         _ => Ok(()),
     }

@@ -10,6 +10,7 @@ use crate::auction::diagnose::market::Market;
 use crate::auction::diagnose::own::Spread;
 use crate::money::Micros;
 use crate::plans::Goal;
+use crate::reports::factor;
 use serde::Serialize;
 
 const DAY: f64 = 86_400.0;
@@ -80,15 +81,6 @@ struct Daily {
     wins: f64,
     clicks: f64,
     conversions: f64,
-}
-
-/// What a bid is multiplied with by a goal.
-#[expect(clippy::cast_precision_loss, reason = "a ratio")]
-pub(super) fn factor(goal: &Goal) -> f64 {
-    match *goal {
-        Goal::Roi { target } => 1.0 / target.max(1e-9),
-        Goal::Cpa { target_micros } | Goal::Cpc { target_micros } => target_micros.0 as f64,
-    }
 }
 
 fn daily(base: &Base, change: f64, max_bid: Option<f64>) -> Daily {

@@ -24,7 +24,7 @@ struct Report {
     imported: u64,
     /// Lines refused.
     failed: u64,
-    /// The first of them.
+    /// The first of them, in the order of lines.
     errors: Vec<LineError>,
 }
 
@@ -62,6 +62,7 @@ pub(super) async fn run<C: CatalogAdmin>(
         (Role::Operator, _) | (Role::Ingest, Kind::Items) => {}
         _ => return Err(forbidden("bulk imports are for operators, and for ingest where items are concerned")),
     }
+    admin.may_audit()?;
     let result = import(admin, kind, request).await;
     let told = match &result {
         Ok(report) => serde_json::to_value(report).unwrap_or_default(),
@@ -186,9 +187,10 @@ impl<C: CatalogAdmin> Import<'_, C> {
 
     fn fail(&mut self, line: u64, field: Option<String>, message: String) {
         self.report.failed += 1;
-        if self.report.errors.len() < self.admin.config.admin.import_errors_max {
-            self.report.errors.push(LineError { line, field, message });
-        }
+        // A batch tells of its lines after later ones that were not even JSON: the list is kept in the order of lines all the same.
+        let errors = &mut self.report.errors;
+        errors.insert(errors.partition_point(|error| error.line <= line), LineError { line, field, message });
+        errors.truncate(self.admin.config.admin.import_errors_max);
     }
 
     async fn commit(&mut self) -> Result<(), CatalogError> {

@@ -1,12 +1,13 @@
 //! What was learned of creatives: `GET /v1/creatives/{id}/learned` and `GET /v1/creatives:learned?plan=`.
 
+use super::records;
 use crate::app::App;
 use crate::auction::choose::ElementFigures;
 use crate::catalog::Catalog;
 use crate::http::respond::{self, Fault};
 use crate::http::{Request, Response};
 use crate::ids::{CreativeSlot, Id};
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -46,8 +47,7 @@ pub(crate) fn named(path: &str) -> Option<&str> {
 }
 
 /// One creative's figures.
-pub(crate) fn one(app: &App, request: &Request, id: &str) -> Result<Response, Fault> {
-    reading(request)?;
+pub(crate) fn one(app: &App, id: &str) -> Result<Response, Fault> {
     let id = percent_decode_str(id).decode_utf8().map_err(|_| Fault::invalid("id", "is not UTF-8"))?;
     let catalog = app.catalog.snapshot();
     let slot = catalog.creative_slot(&Id::from(&*id));
@@ -57,14 +57,8 @@ pub(crate) fn one(app: &App, request: &Request, id: &str) -> Result<Response, Fa
 
 /// Those of a plan's creatives, by id.
 pub(crate) fn of_plan(app: &App, request: &Request) -> Result<Response, Fault> {
-    reading(request)?;
     let plan = request.query("plan").ok_or_else(|| Fault::invalid("plan", "is missing: name the plan"))?;
-    let page_max = app.config.admin.page_max;
-    let limit = match request.query("limit") {
-        None => page_max.min(100),
-        Some(text) => (text.parse().ok().filter(|limit| (1..=page_max).contains(limit)))
-            .ok_or_else(|| Fault::invalid("limit", format!("is {text:?}, allowed is 1 to {page_max}")))?,
-    };
+    let limit = records::limit(request, app.config.admin.page_max)?;
     let catalog = app.catalog.snapshot();
     let entry = catalog.plan_slot(&Id::from(&*plan)).and_then(|slot| catalog.plan(slot));
     let entry = entry.ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
@@ -98,11 +92,4 @@ pub(super) fn figures(app: &App, catalog: &Catalog, slot: CreativeSlot) -> Optio
         deviation,
         elements: app.chooser.elements(entry),
     })
-}
-
-fn reading(request: &Request) -> Result<(), Fault> {
-    match request.method {
-        Method::GET | Method::HEAD => Ok(()),
-        _ => Err(Fault::method(&request.method, "GET, HEAD")),
-    }
 }

@@ -1,7 +1,7 @@
 //! What is said about a plan: figures, creatives with their posteriors, diagnosis, forecast.
 
 use super::desk::Desk;
-use super::forecast::{Ask, Base, Outlook, factor, outlook};
+use super::forecast::{Ask, Base, Outlook, outlook};
 use super::tokens::{Caller, Role};
 use super::{CatalogAdmin, Kind, learned};
 use crate::auction::choose::ElementFigures;
@@ -10,7 +10,7 @@ use crate::http::respond::Fault;
 use crate::ids::Id;
 use crate::money::{Currency, Micros};
 use crate::plans::{Goal, Plan};
-use crate::reports::{Figures, Grouping};
+use crate::reports::{Figures, Grouping, factor};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -255,7 +255,8 @@ impl<C: CatalogAdmin> Desk<C> {
         app.reports.settle(&app.catalog.snapshot());
         let (scope, sample, span) = self.sample(caller, &ask, own.as_ref())?;
         let sum = |of: fn(&crate::auction::diagnose::ChannelFigures) -> f64| {
-            sample.iter().flat_map(|base| &base.period.channels).map(of).sum::<f64>()
+            // The sum of nothing is -0.0.
+            sample.iter().flat_map(|base| &base.period.channels).map(of).sum::<f64>() + 0.0
         };
         let based_on = BasedOn {
             scope,

@@ -126,6 +126,9 @@ pub(super) async fn of_user<C: CatalogAdmin>(
         return Err(forbidden("users are for operators; readers may look"));
     }
     let deletes = request.method == Method::DELETE;
+    if deletes {
+        desk.may_audit()?;
+    }
     let response = desk.app.other(request).await;
     if deletes && response.status().is_success() {
         // Who was forgotten must not be kept by the log: a hash tells it to those who know the id.

@@ -1,7 +1,7 @@
 //! Which path of the admin port does what.
 
 use super::audit::{Audit, Call};
-use super::desk::{Desk, forbidden};
+use super::desk::{Desk, READ_ONLY, forbidden};
 use super::mcp::{Confirmations, Mcp};
 use super::plans::{ForecastAsk, Span};
 use super::tags::{IfMatch, tagged};
@@ -161,7 +161,11 @@ impl<C: CatalogAdmin> Admin<C> {
         match call.caller.role {
             Role::Operator => {}
             Role::Read if reads && models.is_some() => {}
+            Role::Read if models.is_some() => return Err(forbidden(READ_ONLY)),
             _ => return Err(Fault::not_found(&format!("`{path}`"))),
+        }
+        if !reads {
+            desk.may_audit()?;
         }
         let response = desk.app.other(request).await;
         if let Some(action) = models.filter(|_| !reads && response.status().is_success()) {

@@ -1,9 +1,9 @@
-//! Versions of records (`ETag`) and changes that depend on them (`If-Match`; RFC 9110, sections 8.8.3 and 13.1.1): of two people who
-//! change a record at once, the second is told instead of undoing what the first did.
+//! Versions of records (`ETag`) and changes that depend on them (`If-Match`, `If-None-Match: *`; RFC 9110, sections 8.8.3, 13.1.1 and
+//! 13.1.2): of two people who change or make a record at once, the second is told instead of undoing what the first did.
 
 use crate::http::respond::Fault;
 use crate::http::{Request, Response};
-use hyper::header::{ETAG, HeaderValue, IF_MATCH};
+use hyper::header::{ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -28,13 +28,15 @@ pub enum IfMatch {
     Exists,
     /// One of these versions.
     Tags(Vec<String>),
+    /// Not there (`if-none-match: *`).
+    Absent,
 }
 
 impl IfMatch {
     /// The condition of a request.
     ///
     /// # Errors
-    /// A header that is no list of tags.
+    /// A header that is no list of tags, `if-none-match` with anything but a star, or both headers.
     pub(super) fn of(request: &Request) -> Result<Self, Fault> {
         let mut tags = Vec::new();
         for value in request.headers.get_all(IF_MATCH) {
@@ -49,6 +51,12 @@ impl IfMatch {
                 tags.push(tag.to_owned());
             }
         }
+        if request.headers.contains_key(IF_NONE_MATCH) {
+            let star = request.header(IF_NONE_MATCH).is_some_and(|value| value.trim() == "*");
+            let alone = tags.is_empty() && request.headers.get_all(IF_NONE_MATCH).iter().count() == 1;
+            let fault = "must be * (make the record only if there is none) and stand without if-match";
+            return if star && alone { Ok(Self::Absent) } else { Err(Fault::invalid("if-none-match", fault)) };
+        }
         Ok(match tags.as_slice() {
             [] => Self::Anything,
             [any] if any == "*" => Self::Exists,
@@ -61,8 +69,8 @@ impl IfMatch {
     #[must_use]
     pub fn allows(&self, record: Option<&Value>) -> bool {
         match (self, record) {
-            (Self::Anything, _) | (Self::Exists, Some(_)) => true,
-            (Self::Exists | Self::Tags(_), None) => false,
+            (Self::Anything, _) | (Self::Exists, Some(_)) | (Self::Absent, None) => true,
+            (Self::Exists | Self::Tags(_), None) | (Self::Absent, Some(_)) => false,
             (Self::Tags(tags), Some(record)) => tags.contains(&tag_of(record)),
         }
     }

@@ -15,6 +15,9 @@ const TOKENS_MAX: usize = 10_000;
 /// Largest token file read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// Scheme of the authorization.
+const BEARER: &[u8] = b"Bearer";
+
 /// What a caller may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -185,7 +188,7 @@ impl Tokens {
             return Ok(Caller { name: "anyone".to_owned(), role: Role::Operator });
         }
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let given: [u8; 32] = Sha256::digest(given.strip_prefix(b"Bearer ").unwrap_or_default()).into();
+        let given: [u8; 32] = Sha256::digest(bearer(given).unwrap_or_default()).into();
         // Every digest is compared, all of one length: the time says nothing about which one matched.
         let mut found = u64::MAX;
         for (at, (hash, _)) in (0u64..).zip(&self.0) {
@@ -196,6 +199,13 @@ impl Tokens {
         caller
             .ok_or_else(|| Fault::new(StatusCode::UNAUTHORIZED, "unauthorized", "send `authorization: Bearer <token>`"))
     }
+}
+
+/// The token of an `authorization` header. The scheme may be written in any case (RFC 9110, section 11.1).
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked(BEARER.len())?;
+    let (space, token) = token.split_first()?;
+    (scheme.eq_ignore_ascii_case(BEARER) && *space == b' ').then(|| token.trim_ascii_start())
 }
 
 fn digest(hex: &str) -> Option<[u8; 32]> {
@@ -232,7 +242,10 @@ mod tests {
         assert_eq!(tokens.caller(&with("Bearer a")).unwrap().role, Role::Advertiser(Id::from("acme")));
         assert_eq!(tokens.caller(&with("Bearer b")).unwrap().name, "board");
         assert_eq!(tokens.caller(&with("Bearer root")).unwrap().role, Role::Operator);
-        for wrong in ["Bearer c", "a", "Bearer ", "Basic a"] {
+        for any_case in ["bearer b", "BEARER b", "bEaReR  b"] {
+            assert_eq!(tokens.caller(&with(any_case)).unwrap().name, "board", "{any_case}");
+        }
+        for wrong in ["Bearer c", "a", "Bearer ", "Bearer", "Bearera", "bearer-a", "Basic a", "Bearer B"] {
             assert_eq!(tokens.caller(&with(wrong)).unwrap_err().status, 401, "{wrong}");
         }
         assert!(tokens.caller(&HeaderMap::new()).is_err());

@@ -7,6 +7,7 @@ use crate::money::Micros;
 use crate::plans::{Creative, Item, Plan};
 use crate::store::{CatalogKind, CatalogStore};
 use anyhow::{Context, bail};
+use std::path::Path;
 
 /// Records that a start may set aside; with more, something else is wrong.
 const ASIDE_MAX: usize = 100;
@@ -43,6 +44,22 @@ fn read<T: serde::de::DeserializeOwned>(store: &CatalogStore, kind: CatalogKind)
         Some(fault) => bail!(fault),
         None => Ok(records),
     }
+}
+
+/// Holds a ledger to what the data directory is known to have done.
+///
+/// # Errors
+/// It knows no account where a server has served plans: its file was lost, and every budget would begin with nothing spent.
+pub(super) fn expect_ledger(catalog: &Catalog, ledger: &Ledger, dir: &Path) -> anyhow::Result<()> {
+    if catalog.plans().next().is_none() || ledger.accounts().next().is_some() {
+        return Ok(());
+    }
+    bail!(
+        "{} is missing or empty, but plans of this data directory have been served: restore the file from a backup. To begin with \
+         nothing spent instead, remove {} (the model that serves is then chosen anew, by model.path)",
+        dir.join("ledger.redb").display(),
+        dir.join("models").join("current").display()
+    )
 }
 
 /// Gives every plan its account and its budget.

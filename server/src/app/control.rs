@@ -4,7 +4,7 @@ use super::{App, Generation};
 use crate::auction::pace::{ControlLoop, PlanTotals};
 use crate::batch::Health;
 use crate::ids::Id;
-use crate::meters::{Cache, CacheOutcome, Counter, Held, Queue, Records, Room};
+use crate::meters::{Bound, Cache, CacheOutcome, Counter, Held, Queue, Records, Room};
 use crate::money::{Currency, Rounding};
 use crate::store::{CatalogKind, CatalogRecord, CatalogStore};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -224,9 +224,11 @@ impl App {
         let (hits, misses) = self.filters.hits_and_misses();
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Hit).absolute(hits);
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Miss).absolute(misses);
+        meters.bounds.of(Bound::ReportFacts).absolute(self.reports.dropped());
         let index = generation.index.stats();
         meters.index_items.set(generation.index.len() as f64);
         meters.index_delta.set(index.delta_items as f64);
+        meters.index_widened.set(f64::from(index.widened));
         let dropped = search.expired.load(Relaxed) + search.cancelled.load(Relaxed);
         let counters = [
             meters.queue_full.of(Queue::Retrieve),

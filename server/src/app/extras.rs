@@ -13,17 +13,16 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Answers `/v1/models`, `GET /v1/creatives/{id}/learned`, `GET /v1/creatives:learned`,
-/// `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already.
+/// `GET /v1/forecasts/{plan}` and `GET|DELETE /v1/users/{id}`; the guard of the port has passed already, and its routes let only
+/// reads through to what is only read.
 pub(super) async fn handle(app: &App, mut request: Request) -> Response {
     let path = request.path().to_owned();
     let result = match (path.as_str(), path.strip_prefix("/v1/users/")) {
         ("/v1/models" | "/v1/models/rollback", _) => models::handle(app, &mut request).await,
         (learned::OF_PLAN, _) => learned::of_plan(app, &request),
-        (path, _) if let Some(id) = learned::named(path) => learned::one(app, &request, id),
+        (path, _) if let Some(id) = learned::named(path) => learned::one(app, id),
         (_, Some(user)) => of_user(app, &request, user).await,
-        (path, None) if path.starts_with("/v1/forecasts/") => {
-            of_plan(app, &request, path.trim_start_matches("/v1/forecasts/"))
-        }
+        (path, None) if path.starts_with("/v1/forecasts/") => of_plan(app, path.trim_start_matches("/v1/forecasts/")),
         _ => Err(Fault::not_found(&format!("`{path}`"))),
     };
     result.unwrap_or_else(Fault::json)
@@ -44,10 +43,7 @@ struct PlanFacts {
     forecast: Option<Forecast>,
 }
 
-fn of_plan(app: &App, request: &Request, plan: &str) -> Result<Response, Fault> {
-    if request.method != Method::GET {
-        return Err(Fault::method(&request.method, "GET"));
-    }
+fn of_plan(app: &App, plan: &str) -> Result<Response, Fault> {
     let decoded = percent_encoding::percent_decode_str(plan).decode_utf8();
     let plan = Id::from(&*decoded.map_err(|_| Fault::invalid("plan", "is not UTF-8"))?);
     let catalog = app.catalog.snapshot();
@@ -88,7 +84,7 @@ async fn of_user(app: &App, request: &Request, user: &str) -> Result<Response, F
     let user = Id::from(&*decoded);
     let failed = |error: crate::store::StoreError| Fault::unavailable(error.to_string(), app.config.http.retry_after_s);
     match request.method {
-        Method::GET => {
+        Method::GET | Method::HEAD => {
             let history = app.users.load(&user).await.map_err(failed)?;
             let times = &history.times;
             let facts = UserFacts {
@@ -103,6 +99,6 @@ async fn of_user(app: &App, request: &Request, user: &str) -> Result<Response, F
             app.users.delete(&user).await.map_err(failed)?;
             Ok(respond::no_content())
         }
-        _ => Err(Fault::method(&request.method, "GET, DELETE")),
+        _ => Err(Fault::method(&request.method, "GET, HEAD, DELETE")),
     }
 }

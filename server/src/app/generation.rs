@@ -181,6 +181,13 @@ impl Generation {
     }
 }
 
+/// A start that was given up, too, leaves no thread behind.
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Why a model cannot serve an item of the catalogue.
 fn of_item(id: &Id, error: &FieldError) -> anyhow::Error {
     anyhow::anyhow!("catalogue item `{id}`: {error}")

@@ -14,11 +14,19 @@ use std::path::{Path, PathBuf};
 /// Largest key file read.
 const FILE_BYTES_MAX: u64 = 4_096;
 
-/// The signer of this configuration; makes the key file if none is named and none is there.
-pub(super) fn signer(config: &config::Notices, data: &Path) -> anyhow::Result<NoticeSigner> {
+/// The signer of this configuration; makes the key file if none is named and none is there, with a warning where a server has
+/// `served_before`.
+pub(super) fn signer(config: &config::Notices, data: &Path, served_before: bool) -> anyhow::Result<NoticeSigner> {
     let path = if config.key_file.is_empty() { data.join("notices.key") } else { PathBuf::from(&config.key_file) };
     if config.key_file.is_empty() && !path.exists() {
         make(&path).with_context(|| format!("make the notice key {}", path.display()))?;
+        if served_before {
+            tracing::warn!(
+                path = %path.display(),
+                "the notice key was missing and was made anew: wins of bids made before cannot be verified and will not be charged; \
+                 restore the old key, or add it as the second line"
+            );
+        }
     }
     let size = std::fs::metadata(&path).with_context(|| format!("notices.key_file {}", path.display()))?.len();
     if size > FILE_BYTES_MAX {
@@ -70,9 +78,9 @@ mod tests {
     fn a_key_is_made_once_and_two_lines_rotate() {
         let dir = tempfile::tempdir().unwrap();
         let config = config::Notices::default();
-        signer(&config, dir.path()).unwrap();
+        signer(&config, dir.path(), false).unwrap();
         let first = std::fs::read_to_string(dir.path().join("notices.key")).unwrap();
-        signer(&config, dir.path()).unwrap();
+        signer(&config, dir.path(), true).unwrap();
         assert_eq!(first, std::fs::read_to_string(dir.path().join("notices.key")).unwrap());
         let secret = STANDARD.encode([7u8; 32]);
         assert!(parse(&format!("b:{secret}\na:{secret}\n"), Windows::default()).is_ok());

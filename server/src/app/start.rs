@@ -24,6 +24,7 @@ use arc_swap::ArcSwap;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,10 +34,14 @@ pub struct Stores {
     pub records: Arc<CatalogStore>,
     /// Histories.
     pub users: Arc<RedbUserStore>,
-    /// Every event.
-    pub log: Arc<dyn EventLog>,
     /// Money.
-    pub ledger: Ledger,
+    pub ledger: Arc<Ledger>,
+}
+
+/// Makes `data.dir` if need be.
+fn make_dir(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.data.dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("data.dir {}", dir.display()))
 }
 
 impl Stores {
@@ -45,13 +50,12 @@ impl Stores {
     /// # Errors
     /// Names the file and what to do.
     pub fn open(config: &Config, clock: &Arc<dyn WallClock>) -> anyhow::Result<Self> {
+        make_dir(config)?;
         let dir = &config.data.dir;
-        std::fs::create_dir_all(dir).with_context(|| format!("data.dir {}", dir.display()))?;
         let log = LogOptions {
             segment_bytes: config.events.segment_mib << 20,
             retention_bytes: config.events.retain_mib << 20,
             queue_max: config.events.queue_max,
-            ..LogOptions::default()
         };
         let log: Arc<dyn EventLog> = Arc::new(FileEventLog::open(&dir.join("events"), log)?);
         let store = StoreOptions {
@@ -62,7 +66,7 @@ impl Stores {
             queue_max: config.store.queue_max,
             ..StoreOptions::default()
         };
-        let users = RedbUserStore::open(dir, store, Arc::clone(&log), Arc::clone(clock))?;
+        let users = RedbUserStore::open(dir, store, log, Arc::clone(clock))?;
         let money = ledger::Options {
             hold_max_s: i64::try_from(config.ledger.hold_seconds)?,
             dedupe_s: i64::try_from(config.ledger.remember_seconds)?,
@@ -74,9 +78,9 @@ impl Stores {
             queue_max: config.ledger.queue_max,
             ..ledger::Options::default()
         };
-        let ledger = Ledger::open(dir, money, Arc::clone(clock))?;
+        let ledger = Arc::new(Ledger::open(dir, money, Arc::clone(clock))?);
         let records = Arc::new(CatalogStore::open(dir)?);
-        Ok(Self { records, users: Arc::new(users), log, ledger })
+        Ok(Self { records, users: Arc::new(users), ledger })
     }
 }
 
@@ -90,7 +94,7 @@ pub struct Bound {
 }
 
 /// Serves until the lifecycle stops. `prepare` fills an empty data directory (the demo world) before anything is loaded; `ready` is
-/// called once when traffic is welcome.
+/// called once when traffic is welcome. A process that is asked to leave before that leaves at once.
 ///
 /// # Errors
 /// Whatever keeps the server from starting, by name.
@@ -106,6 +110,7 @@ pub async fn serve(
     let public = Listener::bind(Settings::public(&config), Arc::clone(&meters), lifecycle.clone())?;
     let late = Arc::new(LateRecords::default());
     let shared = Arc::new(config.clone());
+    make_dir(&config)?;
     let audit = Audit::open(&config.data.dir.join("audit"), config.admin.audit_file_mib << 20)?;
     let tokens = Tokens::load(&config.admin)?;
     let handler = Admin::guarded(Arc::clone(&late), shared, (Arc::clone(&meters), lifecycle.clone()), (tokens, audit));
@@ -118,8 +123,21 @@ pub async fn serve(
 
     let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
     let stores = Stores::open(&config, &clock)?;
-    prepare(&config, &stores).await?;
-    let booted = boot(config, stores, clock, (meters, lifecycle.clone(), bound)).await?;
+    let ledger = Arc::clone(&stores.ledger);
+    let life = lifecycle.clone();
+    let starting = async move {
+        prepare(&config, &stores).await?;
+        boot(config, stores, clock, (meters, life, bound)).await
+    };
+    let Some(booted) = unless_leaving(&lifecycle, starting).await? else {
+        // Nothing to drain, and what was being made is made again by the next start. Money is left as it was found.
+        lifecycle.stop();
+        upkeep.abort();
+        admin.join();
+        ledger.close().await.context("close the ledger")?;
+        tracing::info!("stopped before the start was over");
+        return Ok(());
+    };
     let app = booted.app;
     late.fill(Records::new(Arc::clone(&app), Arc::clone(&booted.records)));
     lifecycle.serving();
@@ -132,9 +150,28 @@ pub async fn serve(
     app.generation().stop();
     upkeep.abort();
     admin.join();
-    app.ledger.close().await.context("close the ledger")?;
+    ledger.close().await.context("close the ledger")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What `starting` gives, or `None` as soon as the process is asked to leave.
+async fn unless_leaving<T>(
+    lifecycle: &Lifecycle,
+    starting: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        biased;
+        () = lifecycle.draining_begins() => Ok(None),
+        started = starting => match started {
+            // A step that takes long gives up by itself.
+            Err(error) if lifecycle.draining() => {
+                tracing::info!(error = format!("{error:#}"), "the start was given up");
+                Ok(None)
+            }
+            started => started.map(Some),
+        },
+    }
 }
 
 /// An app and the threads that must outlive its requests.
@@ -153,22 +190,26 @@ async fn boot(
 ) -> anyhow::Result<Booted> {
     let catalog = catalogue::load(&stores.records)?;
     let snapshot = catalog.snapshot();
+    let served_before = models::served_before(&config);
+    if served_before {
+        catalogue::expect_ledger(&snapshot, &stores.ledger, &config.data.dir)?;
+    }
     catalogue::grant_budgets(&snapshot, &stores.ledger).await?;
     let workshop = Arc::new(Workshop::new(&config, &meters)?);
-    let (generation, previous) = first_generation(&config, &workshop, &snapshot)?;
+    // The build runs on this thread and would hear of no signal.
+    let leaving = tokio::spawn({
+        let (lifecycle, workshop) = (lifecycle.clone(), Arc::clone(&workshop));
+        async move {
+            lifecycle.draining_begins().await;
+            workshop.stop();
+        }
+    });
+    let first = first_generation(&config, &workshop, &snapshot);
+    // From here on loads of models end with their thread.
+    leaving.abort();
+    let (generation, previous) = first?;
     let (models, jobs) = Models::new(&config, &generation, previous, clock.seconds());
-    let public_url = match config.notices.public_url.as_str() {
-        "" => format!("http://{}", bound.http),
-        url => url.to_owned(),
-    };
-    if !public_url.starts_with("https://") {
-        tracing::warn!(public_url, "notices.public_url is not https: slots that demand secure markup get no bid");
-    }
-    let admin = &config.admin;
-    if !admin.listen.ip().is_loopback() && admin.token.is_empty() && admin.token_file.is_empty() {
-        let listen = admin.listen;
-        tracing::warn!(%listen, "the admin port is open to other machines without a token: set admin.token or admin.token_file");
-    }
+    let public_url = public_url(&config, &bound);
     let app = Arc::new(App {
         fx: config.currencies.table(),
         filters: EligibilityCache::new(config.index.filter_cache_entries),
@@ -179,7 +220,7 @@ async fn boot(
         generation: ArcSwap::from_pointee(generation),
         models,
         writing: tokio::sync::Mutex::new(()),
-        signer: keys::signer(&config.notices, &config.data.dir)?,
+        signer: keys::signer(&config.notices, &config.data.dir, served_before)?,
         seen: Seen::default(),
         predicted: Predicted::default(),
         reports: crate::reports::Reports::default(),
@@ -189,7 +230,6 @@ async fn boot(
         no_bids_seen: std::sync::atomic::AtomicU64::new(0),
         ledger: stores.ledger,
         users: stores.users,
-        log: stores.log,
         catalog,
         clock,
         config,
@@ -218,6 +258,23 @@ async fn boot(
     Ok(Booted { app, records: stores.records, control, models })
 }
 
+/// Where exchanges and browsers reach this server. Warns of what a face to the world lacks.
+fn public_url(config: &Config, bound: &Bound) -> String {
+    let public_url = match config.notices.public_url.as_str() {
+        "" => format!("http://{}", bound.http),
+        url => url.to_owned(),
+    };
+    if !public_url.starts_with("https://") {
+        tracing::warn!(public_url, "notices.public_url is not https: slots that demand secure markup get no bid");
+    }
+    let admin = &config.admin;
+    if !admin.listen.ip().is_loopback() && admin.token.is_empty() && admin.token_file.is_empty() {
+        let listen = admin.listen;
+        tracing::warn!(%listen, "the admin port is open to other machines without a token: set admin.token or admin.token_file");
+    }
+    public_url
+}
+
 /// The generation that the process begins with, and what served before it: by the data directory's record of the last switch,
 /// else by the settings.
 fn first_generation(
@@ -225,11 +282,8 @@ fn first_generation(
     workshop: &Workshop,
     catalog: &Catalog,
 ) -> anyhow::Result<(Generation, Option<models::Served>)> {
-    let record = models::read(config)?;
-    let (path, origin) = match &record {
-        Some(record) => (record.current.path.clone(), " (of the last switch; set model.path to serve another)"),
-        None => (models::first(config)?, ""),
-    };
+    let (path, record) = models::chosen_model(config)?;
+    let origin = if record.is_some() { " (of the last switch; set model.path to serve another)" } else { "" };
     let named = || format!("model {}{origin}", path.display());
     let bundle = workshop.read(&path).with_context(named)?;
     if !bundle.has_self_check() {

@@ -68,14 +68,12 @@ reasons! {
     BelowFloor = "below_floor",
     /// Another plan, or another item of this plan, bid more for the slot.
     LostInternalAuction = "lost_internal_auction",
-    /// The plan's money was being made ready by the ledger, and not in time for this request.
+    /// The plan's money was being made ready by the ledger. Where nobody else bids that is waited for, so a bid may have followed.
     PoolRefilling = "pool_refilling",
     /// The ledger did not hold the money.
     LedgerRefused = "ledger_refused",
     /// The final check of the decided bid found that it breaks a rule of the request.
     FinalCheckFailed = "final_check_failed",
-    /// The deadline passed before the plan was reached.
-    DeadlinePassed = "deadline_passed",
 }
 
 impl NoBidReason {

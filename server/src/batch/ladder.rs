@@ -39,7 +39,7 @@ pub enum Degrade {
 }
 
 impl Degrade {
-    /// Name in metrics and headers.
+    /// Name in rankings and explanations.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -2,8 +2,8 @@
 
 use super::{Bitmap, Catalog, Eligible, PlanSet};
 use crate::auction::slot::{Slot, Terms};
+use crate::lru::Lru;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
@@ -17,19 +17,13 @@ pub struct EligibilityCache {
     secrets: [RandomState; 2],
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     versions: (u64, u64),
-    entries: HashMap<u128, Entry>,
-    clock: u64,
+    /// Each entry counts as one.
+    entries: Lru<u128, Answer>,
     hits: u64,
     misses: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    answer: Answer,
-    used: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -42,7 +36,9 @@ impl EligibilityCache {
     /// A cache of at most `capacity` answers (256 is ample). One answer takes one bit for each item slot.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity: capacity.max(1), secrets: [RandomState::new(), RandomState::new()] }
+        let capacity = capacity.max(1);
+        let state = State { versions: (0, 0), entries: Lru::new(capacity), hits: 0, misses: 0 };
+        Self { state: Mutex::new(state), capacity, secrets: [RandomState::new(), RandomState::new()] }
     }
 
     /// [`Catalog::eligible`], remembered.
@@ -97,16 +93,10 @@ impl EligibilityCache {
     fn find(&self, key: u128, versions: (u64, u64)) -> Option<Answer> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        state.clock += 1;
-        let entry = if state.versions == versions { state.entries.get_mut(&key) } else { None };
-        if let Some(entry) = entry {
-            entry.used = state.clock;
-            state.hits += 1;
-            Some(entry.answer.clone())
-        } else {
-            state.misses += 1;
-            None
-        }
+        let known = state.versions == versions;
+        let found = known.then(|| state.entries.get(&key).cloned()).flatten();
+        *(if found.is_some() { &mut state.hits } else { &mut state.misses }) += 1;
+        found
     }
 
     fn keep(&self, key: u128, versions: (u64, u64), answer: Answer) {
@@ -117,15 +107,9 @@ impl EligibilityCache {
                 return;
             }
             state.versions = versions;
-            state.entries.clear();
+            state.entries = Lru::new(self.capacity);
         }
-        if state.entries.len() >= self.capacity
-            && let Some(oldest) = state.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(&key, _)| key)
-        {
-            state.entries.remove(&oldest);
-        }
-        let used = state.clock;
-        state.entries.insert(key, Entry { answer, used });
+        state.entries.insert(key, answer, 1);
     }
 
     fn fingerprint(&self, write: impl Fn(&mut std::hash::DefaultHasher)) -> u128 {

@@ -35,7 +35,8 @@ pub struct GoldenArgs {
     /// Which encoder is checked
     #[arg(long, value_enum, default_value = "both")]
     pub path: Paths,
-    /// Instruction set of the fast path: portable, avx2, avx512, avx512bf16 or amx [default: the best of this machine]
+    /// Instruction set of the fast path: portable, avx2, avx512, avx512bf16, amx, or amx-model (AMX in plain code: slow)
+    /// [default: the best of this machine]
     #[arg(long)]
     pub isa: Option<Isa>,
     /// Threads of the fast path, 0 for all cores

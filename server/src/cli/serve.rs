@@ -86,7 +86,12 @@ pub(super) fn show(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 /// Serves what the data directory holds.
 pub(super) fn serve(args: &ServeArgs, json: bool) -> ExitCode {
     let ready = announcement(json, None);
-    start(args, json, |config, lifecycle| app::serve(config, lifecycle, async |_: &Config, _: &Stores| Ok(()), ready))
+    start(args, json, |config, lifecycle| async move {
+        // Before anything is made or bound: a wrong directory is left as it is.
+        app::find_model(&config)?;
+        demo::expect_whole(&config)?;
+        app::serve(config, lifecycle, async |_: &Config, _: &Stores| Ok(()), ready).await
+    })
 }
 
 /// Makes the demo world where there is none, and serves it.

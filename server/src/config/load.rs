@@ -349,6 +349,12 @@ fn together(config: &Config) -> Vec<(&'static str, String)> {
     for code in config.currencies.rates.keys().filter(|code| Currency::parse(code).is_none()) {
         rule(false, "currencies.rates", &format!("names `{code}`: use three letters of ISO 4217, as in EUR"));
     }
+    let dollar = config.currencies.rates.get(Currency::USD.as_str());
+    rule(
+        dollar.is_none_or(|rate| rate.total_cmp(&1.0).is_eq()),
+        "currencies.rates",
+        "names USD: rates are in it; leave it out",
+    );
     faults
 }
 

@@ -182,14 +182,15 @@ section! {
         kind: IndexKind = IndexKind::Auto, OneOf(&["auto", "exact", "ivf", "ivfpq"]);
         /// Inverted lists. 0: by the number of items.
         lists: usize = 0, Int(0, 1_000_000);
-        /// Lists searched. 0: the fewest that reach `recall_min` on a sample.
+        /// Lists searched. 0: the fewest that reach `recall_min` on a sample of items, and more where users' searches fall short of it.
         probes: usize = 0, Int(0, 1_000_000);
-        /// Recall against exact search that the index is tuned for.
-        recall_min: f64 = 0.98, Float(0.5, 1.0);
+        /// Mean recall against exact search that the index is tuned for on its items and that sampled searches of users are held to.
+        recall_min: f64 = 0.95, Float(0.5, 1.0);
         /// Recent changes searched exactly before the index is rebuilt in the background.
         rebuild_delta_max: usize = 10_000, Int(1, 10_000_000);
-        /// Share of searches that are repeated exactly for the live recall gauge.
-        recall_sample: f64 = 0.001, Float(0.0, 1.0);
+        /// Share of searches that are repeated exactly, on a thread of low priority: what the live recall gauge shows and the effort of the
+        /// search follows.
+        recall_sample: f64 = 0.01, Float(0.0, 1.0);
         /// Searches waiting at most; beyond it requests are refused at once.
         queue_max: usize = 512, Int(1, 1_000_000);
         /// Eligibility bitmaps kept for repeated filters.
@@ -208,7 +209,7 @@ section! {
         deadline_margin_ms: u64 = 3, Int(0, 1_000);
         /// Background refreshes of user states waiting at most; the oldest are dropped beyond it.
         refresh_queue_max: usize = 4_096, Int(1, 10_000_000);
-        /// Rows of history used when the deadline does not allow the whole (degrade ladder).
+        /// Newest events of a history used at most when the deadline does not allow the whole (degrade ladder).
         short_history_rows: usize = 256, Int(1, 1_048_576);
     }
 }
@@ -260,10 +261,10 @@ impl Auction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChargeOn {
-    /// The win notice (nurl).
+    /// The first of win (nurl) and billing notice (burl).
     #[default]
     Win,
-    /// The billing notice (burl).
+    /// The billing notice alone.
     Billing,
 }
 
@@ -272,9 +273,10 @@ section! {
     Ledger "ledger" {
         /// How long a bid holds budget while no notice comes.
         hold_seconds: u64 = 900, Int(1, 604_800);
-        /// The notice that spends.
+        /// The notice that spends. "win": the first of win and billing notice; "billing": the billing notice alone.
         charge_on: ChargeOn = ChargeOn::Win, OneOf(&["win", "billing"]);
-        /// Budget carved durably for one plan at a time so that a bid needs no disk write, in thousandths of the plan's budget.
+        /// Budget carved durably for one plan at a time so that a bid needs no disk write, in thousandths of the plan's budget; at
+        /// least 16 of its largest bids. A bid that finds nothing carved waits for it, where nobody else bids.
         pool_permille: u32 = 10, Int(1, 1_000);
         /// How long settled notices are remembered, to answer repeats.
         remember_seconds: u64 = 604_800, Int(60, 31_536_000);
@@ -378,8 +380,8 @@ section! {
     Log "log" {
         /// "auto": text on a terminal, JSON elsewhere.
         format: LogFormat = LogFormat::Auto, OneOf(&["auto", "json", "text"]);
-        /// Levels by module, as in "info,longbow::http=debug".
-        filter: String = "info".to_owned(), Text;
+        /// Levels by module, as in "info,longbow::http=debug". rmcp would log each mistake of an agent as a warning.
+        filter: String = "info,rmcp=error".to_owned(), Text;
         /// Share of requests without a bid whose reasons are logged.
         no_bid_sample: f64 = 0.001, Float(0.0, 1.0);
     }

@@ -25,13 +25,11 @@ pub struct LogOptions {
     pub retention_bytes: u64,
     /// Most appends waiting for the writer; beyond it they are refused as busy.
     pub queue_max: usize,
-    /// Number of the first record in an empty directory.
-    pub first_sequence: Sequence,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, retention_bytes: 16 << 30, queue_max: 4_096, first_sequence: 1 }
+        Self { segment_bytes: 64 << 20, retention_bytes: 16 << 30, queue_max: 4_096 }
     }
 }
 
@@ -42,7 +40,7 @@ type Reply = oneshot::Sender<Result<Sequence, EventError>>;
 
 struct Job {
     records: Vec<Record>,
-    reply: Option<Reply>,
+    reply: Reply,
 }
 
 struct Shared {
@@ -80,7 +78,7 @@ impl FileEventLog {
         let mut segments = list(dir)?;
         let tail = match segments.pop() {
             Some(newest) => open_tail(newest)?,
-            None => create(dir, options.first_sequence.max(1), new_salt(0))?,
+            None => create(dir, 1, new_salt(0))?,
         };
         let (queue, waiting) = bounded(options.queue_max.max(1));
         let shared = Arc::new(Shared {
@@ -98,7 +96,7 @@ impl FileEventLog {
         Ok(Self { shared, queue, thread })
     }
 
-    fn send(&self, records: Vec<Record>, reply: Option<Reply>) -> Result<(), EventError> {
+    fn send(&self, records: Vec<Record>, reply: Reply) -> Result<(), EventError> {
         if let Some(reason) = self.poisoned() {
             return Err(EventError::Poisoned(reason.to_owned()));
         }
@@ -119,7 +117,7 @@ impl FileEventLog {
 impl EventLog for FileEventLog {
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Sequence, EventError>> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.send(records, Some(reply));
+        let sent = self.send(records, reply);
         Box::pin(async move {
             sent?;
             answer.await.unwrap_or_else(|_| Err(self.gone()))
@@ -128,12 +126,8 @@ impl EventLog for FileEventLog {
 
     fn append_blocking(&self, records: Vec<Record>) -> Result<Sequence, EventError> {
         let (reply, answer) = oneshot::channel();
-        self.send(records, Some(reply))?;
+        self.send(records, reply)?;
         answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
-    }
-
-    fn offer(&self, records: Vec<Record>) -> Result<(), EventError> {
-        self.send(records, None)
     }
 
     fn replay(&self, from: Sequence, visit: &mut Visit<'_>) -> Result<(), EventError> {
@@ -214,13 +208,12 @@ impl Writer {
         let mut next = before;
         for job in jobs {
             next += job.records.len() as u64;
-            let Some(reply) = job.reply else { continue };
             let answer = match &outcome {
                 Ok(()) => Ok(next - 1),
                 Err(reason) => Err(EventError::Poisoned(reason.clone())),
             };
             // A caller that went away needs no answer; its records stand.
-            let _gone = reply.send(answer);
+            let _gone = job.reply.send(answer);
         }
         if let Err(reason) = outcome {
             self.shared.poison.set(reason);

@@ -12,10 +12,10 @@ use crate::runtime::Lifecycle;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -186,6 +186,7 @@ impl<H: Handler> Server<H> {
     ) -> hyper::Response<Full<Bytes>> {
         let arrived = Instant::now();
         let (parts, incoming) = request.into_parts();
+        let version = parts.version;
         let endpoint = Endpoint::of_path(parts.uri.path());
         let id = RequestId::take_or_make(&parts.headers);
         let gzip = respond::accepts_gzip(&parts.headers);
@@ -203,7 +204,10 @@ impl<H: Handler> Server<H> {
             endpoint,
             body,
         };
-        let mut response = self.handled(request, endpoint, &line).await;
+        let mut response = match unnamed_host(&request, version) {
+            Some(fault) => fault.respond(endpoint),
+            None => self.handled(request, endpoint, &line).await,
+        };
         watch.answered(response.status(), arrived);
         if gzip {
             response = respond::compressed(response, self.settings.gzip_bytes_min);
@@ -237,6 +241,16 @@ impl<H: Handler> Server<H> {
                 Fault::unavailable("the request took too long", self.settings.retry_after_s).respond(endpoint)
             }
         }
+    }
+}
+
+/// RFC 9112, section 3.2: a request of HTTP/1.1 names its host, and none names it twice.
+fn unnamed_host(request: &Request, version: Version) -> Option<Fault> {
+    match request.headers.get_all(HOST).iter().count() {
+        1 => None,
+        0 if version != Version::HTTP_11 => None,
+        0 => Some(Fault::invalid("host", "is missing: HTTP/1.1 asks for it")),
+        _ => Some(Fault::invalid("host", "stands there more than once")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `POST /v1/events`: what users did, batched, idempotent by event id.
 
+use super::json::Object;
 use super::notices::NoticeKind;
 use super::respond::{self, Fault};
 use super::routes::timed;
@@ -22,8 +23,6 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// An event's time may be this far ahead of our clock, seconds.
-const AHEAD_MAX_S: i64 = 86_400;
 /// Rejections listed in an answer; all are counted.
 const LISTED_MAX: usize = 100;
 
@@ -149,8 +148,8 @@ async fn append(app: &App, events: Vec<UserEvent>) -> Result<Vec<store::EventOut
     app.users.append(events).await.map_err(|error| match error {
         StoreError::Busy(_) => Fault::overloaded("the store's queue is full; send the batch again", retry),
         StoreError::TooMany(most) => Fault::invalid("events", format!("may hold at most {most} events")),
-        StoreError::Poisoned(reason) => {
-            tracing::error!(reason, "events were not stored");
+        // Logged when it happened; the metric `longbow_poisoned` and /readyz say the rest.
+        StoreError::Poisoned(_) => {
             Fault::unavailable("the user store takes no events until the server is restarted; /readyz says why", retry)
         }
         error => {
@@ -193,26 +192,20 @@ fn split(bytes: &[u8]) -> Result<Vec<Value>, Fault> {
 
 fn read(value: Value, now: i64) -> Result<(Event, UserEvent), (Option<Id>, Fault)> {
     let id = value.get("id").and_then(|id| serde_json::from_value(id.clone()).ok());
-    let body: Event = serde_path_to_error::deserialize(value).map_err(|error| {
+    let Object(body): Object<Event> = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         (id.clone(), Fault::invalid(if path == "." { "event" } else { &path }, error.into_inner().to_string()))
     })?;
     let fault = |field: &str, message: String| (Some(body.id.clone()), Fault::invalid(field, message));
     let item = ItemKey::parse(body.item.as_str()).ok_or_else(|| fault("item", "is no identifier".to_owned()))?;
     let action = actions::parse(body.action.as_ref()).map_err(|error| fault("action", error))?;
-    let time = body.time.unwrap_or(now);
-    if time < 0 || time > now + AHEAD_MAX_S {
-        return Err(fault("time", format!("must be Unix seconds, at most a day ahead of {now}")));
-    }
-    if body.value_micros.is_some_and(|value| value.0 < 0) {
-        return Err(fault("value_micros", "must not be negative".to_owned()));
-    }
+    // Time and value are the store's to judge.
     let event = UserEvent {
         event_id: body.id.clone(),
         user: body.user.clone(),
         item,
         action,
-        time,
+        time: body.time.unwrap_or(now),
         value_micros: body.value_micros,
         plan: body.plan.clone(),
         creative: body.creative.clone(),

@@ -36,7 +36,10 @@ pub async fn handle(app: &App, request: Request) -> Response {
         (NoticeOutcome::Noted, Ok(()))
     } else {
         match kind {
-            NoticeKind::Win | NoticeKind::Billing => settle(app, kind, claim, notice.price.unwrap_or(claim.cap)).await,
+            NoticeKind::Win | NoticeKind::Billing => {
+                let settled = settle(app, kind, claim, notice.price.unwrap_or(claim.cap)).await;
+                if notice.several { flagged(claim, settled) } else { settled }
+            }
             NoticeKind::Loss => release(app, claim),
             NoticeKind::Impression | NoticeKind::Click => (seen(app, kind, claim), Ok(())),
         }
@@ -49,6 +52,11 @@ pub async fn handle(app: &App, request: Request) -> Response {
 }
 
 fn refused(app: &App, kind: NoticeKind, error: &NoticeError) -> Fault {
+    if *error == NoticeError::FromFuture && kind.charges() {
+        // A genuine win, and one of two clocks is wrong: the exchange must not drop it, so no 410.
+        app.meters.notices.of(kind.into(), NoticeOutcome::OutOfWindow).increment(1);
+        return Fault::unavailable(format!("{error}; send the notice again"), app.config.http.retry_after_s);
+    }
     let (outcome, status) = match error {
         NoticeError::UnknownKey | NoticeError::BadSignature => (NoticeOutcome::BadSignature, StatusCode::FORBIDDEN),
         NoticeError::Expired { .. } | NoticeError::FromFuture => (NoticeOutcome::OutOfWindow, StatusCode::GONE),
@@ -112,13 +120,29 @@ async fn settle(app: &App, kind: NoticeKind, claim: &Claim<'_>, price: Micros) -
             (NoticeOutcome::BadPrice, Err(Fault::invalid("price", error.to_string())))
         }
         Err(SettleError::UnknownAccount) => (NoticeOutcome::Unknown, Err(Fault::not_found("such plan"))),
-        Err(error @ SettleError::Poisoned(_)) => {
-            tracing::error!(%error, "a notice was not charged");
+        // Logged when it happened.
+        Err(SettleError::Poisoned(_)) => {
             let fault =
                 Fault::unavailable("the ledger cannot write; send the notice again", app.config.http.retry_after_s);
             (NoticeOutcome::Failed, Err(fault))
         }
     }
+}
+
+/// Slots that sell several impressions for one price are not bid for, so the exchange bills otherwise than it asked: more was spent
+/// than the ledger charges.
+fn flagged(
+    claim: &Claim<'_>,
+    (outcome, answer): (NoticeOutcome, Result<(), Fault>),
+) -> (NoticeOutcome, Result<(), Fault>) {
+    if !matches!(outcome, NoticeOutcome::Settled | NoticeOutcome::Late) {
+        return (outcome, answer);
+    }
+    tracing::warn!(
+        plan = %claim.plan, bid = %claim.bid,
+        "the exchange bills another number of impressions (AUCTION_MULTIPLIER) than the one that was bid for and charged"
+    );
+    (NoticeOutcome::Multiplied, answer)
 }
 
 fn release(app: &App, claim: &Claim<'_>) -> (NoticeOutcome, Result<(), Fault>) {

@@ -74,6 +74,8 @@ pub struct Notice {
     pub loss: Option<LossReason>,
     /// Price per impression that would have won, if told.
     pub min_to_win: Option<Micros>,
+    /// The exchange bills the price for another number of impressions than one (`AUCTION_MULTIPLIER`), which was not offered.
+    pub several: bool,
     /// When the impression happened, milliseconds since 1970, if told.
     pub impression_at_ms: Option<i64>,
 }

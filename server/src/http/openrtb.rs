@@ -72,6 +72,8 @@ pub enum Leniency {
     NativeUnreadable,
     /// Context of a wrong type: ignored.
     IgnoredValue,
+    /// Half of a surrogate pair (an emoji cut in its middle): read past where the text counts for nothing.
+    LoneSurrogate,
     /// `site` and `app` both present, of which the specification allows one.
     SiteAndApp,
     /// An allow list beside a block list, of which the specification allows one: both are obeyed.
@@ -80,7 +82,7 @@ pub enum Leniency {
 
 impl Leniency {
     /// Every kind, in the order of [`Tally::counts`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Null,
         Self::FractionForInteger,
         Self::TextForNumber,
@@ -92,6 +94,7 @@ impl Leniency {
         Self::NegativeFloor,
         Self::NativeUnreadable,
         Self::IgnoredValue,
+        Self::LoneSurrogate,
         Self::SiteAndApp,
         Self::AllowAndBlock,
     ];
@@ -111,6 +114,7 @@ impl Leniency {
             Self::NegativeFloor => "negative_floor",
             Self::NativeUnreadable => "native_unreadable",
             Self::IgnoredValue => "ignored_value",
+            Self::LoneSurrogate => "lone_surrogate",
             Self::SiteAndApp => "site_and_app",
             Self::AllowAndBlock => "allow_and_block",
         }
@@ -189,6 +193,9 @@ pub struct Unusable {
     pub why: &'static str,
 }
 
+/// Taxonomy of the categories of items (`cattax`): the IAB content taxonomy 1.0.
+pub(crate) const ITEM_TAXONOMY: u32 = 1;
+
 /// A bid request, checked and mapped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BidRequest {
@@ -204,12 +211,19 @@ pub struct BidRequest {
     /// Where the ad is seen.
     pub context: Context,
     /// Taxonomy of the blocked and allowed categories (`cattax`, list of AdCOM; 1 is the IAB content taxonomy 1.0,
-    /// the one of catalogue items). Codes of another taxonomy only match items that carry the very same code.
+    /// the one of catalogue items).
     pub category_taxonomy: u32,
-    /// Blocked app bundles (`bapp`). Plans sell web landing pages and carry no bundle, so none can break it.
-    pub blocked_apps: Vec<String>,
     /// Forms that cannot be filled.
     pub unusable: Vec<Unusable>,
     /// Leniencies used.
     pub tally: Tally,
+}
+
+impl BidRequest {
+    /// True when the request blocks or allows categories by codes that items do not carry: what would break it cannot be told.
+    #[must_use]
+    pub fn foreign_categories(&self) -> bool {
+        let names = !(self.terms.blocked_categories.is_empty() && self.terms.allowed_categories.is_empty());
+        names && self.category_taxonomy != ITEM_TAXONOMY
+    }
 }

@@ -1,5 +1,6 @@
 //! `POST /v1/rank`: a feed asks for items ranked for a user.
 
+use super::json::Object;
 use super::respond::{self, Fault};
 use super::routes::{stop_fault, timed};
 use super::{Request, Response};
@@ -28,7 +29,7 @@ pub struct RankBody {
     user: Option<Id>,
     /// A history that comes with the request and takes the place of the stored one; nothing of it is kept.
     #[serde(default)]
-    history: Option<Vec<HistoryEvent>>,
+    history: Option<Vec<Object<HistoryEvent>>>,
     /// Items to rank; left out, items are retrieved.
     #[serde(default)]
     candidates: Option<Vec<Id>>,
@@ -149,9 +150,9 @@ fn ask_of(app: &App, body: RankBody, arrived: Instant) -> Result<RankAsk, Fault>
     Ok(RankAsk { asked, candidates: body.candidates, k: body.k, terms, exclude, objective: body.objective })
 }
 
-fn events_of(events: &[HistoryEvent]) -> Result<Vec<(ItemKey, u16, i64)>, Fault> {
+fn events_of(events: &[Object<HistoryEvent>]) -> Result<Vec<(ItemKey, u16, i64)>, Fault> {
     let mut list = Vec::with_capacity(events.len());
-    for (position, event) in events.iter().enumerate() {
+    for (position, Object(event)) in events.iter().enumerate() {
         let at = |field: &str| format!("history[{position}].{field}");
         let key = ItemKey::parse(event.item.as_str()).ok_or_else(|| Fault::invalid(at("item"), "is no identifier"))?;
         let action = actions::parse(event.action.as_ref()).map_err(|fault| Fault::invalid(at("action"), fault))?;

@@ -63,8 +63,16 @@ pub fn write_lines(events: Events, mut out: impl Write) -> anyhow::Result<usize>
 /// Puts the events into the data directory of a stopped server. `told` is called after every batch.
 ///
 /// # Errors
-/// A fault in the file, or of the stores: in use by a running server, for example.
+/// A directory on which no server has started; a fault in the file, or of the stores: in use by a running server, for example.
 pub async fn into_directory(mut events: Events, dir: &Path, mut told: impl FnMut(&Figures)) -> anyhow::Result<Figures> {
+    let known = dir.join("catalog.redb");
+    if !known.is_file() {
+        bail!(
+            "--data {}: is no data directory, there is no {}; start `longbow serve` or `longbow demo` on it once, or import with --url",
+            dir.display(),
+            known.display()
+        );
+    }
     let mut config = Config::default();
     config.data.dir = dir.to_owned();
     let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
@@ -106,7 +114,7 @@ async fn append(stores: &Stores, events: Vec<UserEvent>) -> Result<Figures, Stor
 /// # Errors
 /// A fault in the file; a server that cannot be reached, answers otherwise than it should, or stays busy.
 pub async fn post(mut events: Events, url: &str, mut told: impl FnMut(&Figures)) -> anyhow::Result<Figures> {
-    let mut connection = Connection::new(Server::parse(url)?, TRIES_MAX);
+    let mut connection = Connection::new(Server::parse(url).context("--url")?, TRIES_MAX);
     let mut figures = Figures::default();
     loop {
         let batch = batch(&mut events)?;

@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::book::Book;
-use super::durable::DurableLedger;
+use super::durable::{DurableLedger, storage};
 use super::{AccountId, BudgetError, Counters, Id, Micros, OpenError, RecordFault, SettleError, Settled, Settlement};
 use crate::store::poison::PoisonGuard;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -58,7 +58,8 @@ pub(crate) struct Committer {
     durable: DurableLedger,
     /// When the next recovered hold returns.
     recovered_due: Option<i64>,
-    /// Bids settled before this second may have been forgotten.
+    /// Bids made before this second may have been charged and forgotten. On disk too, so that no clock and no restart can
+    /// have one of them charged again.
     forgotten_before: i64,
 }
 
@@ -87,8 +88,9 @@ impl Committer {
                 book.adopt(account, bid, hold);
             }
         }
-        let mut this = Self { book, durable, recovered_due: None, forgotten_before: i64::MIN };
-        this.first_commit(clear_holds).map_err(|cause| OpenError::Storage { file: "ledger.redb".into(), cause })?;
+        let forgotten_before = image.forgotten_before.unwrap_or(i64::MIN);
+        let mut this = Self { book, durable, recovered_due: None, forgotten_before };
+        this.first_commit(clear_holds).map_err(|cause| storage(this.durable.name(), cause))?;
         this.note_recovered();
         Ok(this)
     }
@@ -200,7 +202,7 @@ impl Committer {
         let bids: Vec<_> = settlements.iter().map(|settlement| settlement.bid).collect();
         let seen = self.durable.settled(&bids)?;
         let verdicts = settlements.into_iter().zip(seen).map(|(settlement, seen)| {
-            // Its turn in the queue may have made it too old since it was checked.
+            // Checked again: the clock may have been set back, or its turn in the queue made it too old.
             if seen.is_none() && settlement.issued_at < self.forgotten_before {
                 return Err(SettleError::TooOld(self.book.options.dedupe_s));
             }
@@ -223,7 +225,6 @@ impl Committer {
         let limit = now.saturating_sub(self.book.options.dedupe_s);
         if self.durable.has_settled_before(limit)? {
             batch.writes.forget = Some((limit, FORGET_STEPS));
-            self.forgotten_before = self.forgotten_before.max(limit);
         }
         Ok(())
     }
@@ -235,7 +236,8 @@ impl Committer {
             let counters = &self.book.counters;
             Counters::add(&counters.commits, 1);
             Counters::add(&counters.committed_changes, batch.writes.len());
-            Counters::add(&counters.forgotten, forgotten);
+            Counters::add(&counters.forgotten, forgotten.bids);
+            self.forgotten_before = self.forgotten_before.max(forgotten.before.unwrap_or(i64::MIN));
         }
         batch.apply();
         Ok(())

@@ -7,11 +7,12 @@
 //! | `settled` | bid id (u128) | price, timing, Unix second of the charge |
 //! | `settled_at` | (Unix second, bid id) | - : the order in which settled bids are forgotten |
 //! | `holds` | bid id | plan id, amount, expiry: written by a planned end, emptied by the next start |
+//! | `marks` | `forgotten_before` | Unix second: bids made before it may have been charged and forgotten |
 
 use super::account::Hold;
 use super::record::Record;
 use super::{BidId, Id, Micros, OpenError, Timing};
-use crate::store::file::open_database;
+use crate::store::file::{FileFault, checked, open_database};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use std::path::Path;
 
@@ -19,6 +20,9 @@ const ACCOUNTS: TableDefinition<&str, &[u8]> = TableDefinition::new("accounts");
 const SETTLED: TableDefinition<u128, (i64, u8, i64)> = TableDefinition::new("settled");
 const SETTLED_AT: TableDefinition<(i64, u128), ()> = TableDefinition::new("settled_at");
 const HOLDS: TableDefinition<u128, (&str, i64, i64)> = TableDefinition::new("holds");
+
+const MARKS: TableDefinition<&str, i64> = TableDefinition::new("marks");
+const FORGOTTEN_BEFORE: &str = "forgotten_before";
 
 /// A charge as remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,17 @@ pub struct DurableImage {
     pub accounts: Vec<(Id, Record)>,
     /// Open holds of a planned end.
     pub holds: Vec<(BidId, Id, Hold)>,
+    /// Bids made before this Unix second may have been charged and forgotten: none of them may be charged any more. `None` until
+    /// the first is forgotten.
+    pub forgotten_before: Option<i64>,
+}
+
+/// What a commit forgot.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Forgotten {
+    pub(crate) bids: usize,
+    /// The new [`DurableImage::forgotten_before`], where bids were forgotten.
+    pub(crate) before: Option<i64>,
 }
 
 /// The open file.
@@ -68,30 +83,39 @@ pub struct DurableLedger {
     name: String,
 }
 
-fn storage(name: &str, cause: impl Into<redb::Error>) -> OpenError {
-    OpenError::Storage { file: name.to_owned(), cause: cause.into() }
+pub(super) fn storage(name: &str, fault: impl Into<FileFault>) -> OpenError {
+    let file = name.to_owned();
+    match fault.into() {
+        FileFault::Damaged(what) => OpenError::DamagedFile { file, what },
+        FileFault::Storage(cause) => OpenError::Storage { file, cause },
+    }
 }
 
 impl DurableLedger {
     /// Opens or creates the file. `cache_bytes` bounds redb's page cache.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
-        let name = path.display().to_string();
-        let database = open_database(path, cache_bytes).map_err(|e| storage(&name, e))?;
-        Self::with(database, name)
+        Self::with(path.display().to_string(), || open_database(path, cache_bytes))
     }
 
     /// Opens on any storage: how tests cut the power.
     pub fn open_backend(backend: impl StorageBackend) -> Result<Self, OpenError> {
-        let name = "(backend)".to_owned();
-        let database =
-            Database::builder().set_cache_size(1 << 20).create_with_backend(backend).map_err(|e| storage(&name, e))?;
-        Self::with(database, name)
+        Self::with("(backend)".to_owned(), || {
+            Ok(Database::builder().set_cache_size(1 << 20).create_with_backend(backend)?)
+        })
     }
 
-    fn with(database: Database, name: String) -> Result<Self, OpenError> {
-        let this = Self { database, name };
-        this.make_tables().map_err(|e| storage(&this.name, e))?;
-        Ok(this)
+    fn with(name: String, open: impl FnOnce() -> Result<Database, redb::Error>) -> Result<Self, OpenError> {
+        let work = || -> Result<Self, FileFault> {
+            let this = Self { database: open()?, name: name.clone() };
+            this.make_tables()?;
+            Ok(this)
+        };
+        checked(work).and_then(|opened| opened).map_err(|fault| storage(&name, fault))
+    }
+
+    /// The file, for messages.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     fn make_tables(&self) -> Result<(), redb::Error> {
@@ -102,14 +126,16 @@ impl DurableLedger {
         transaction.open_table(SETTLED)?;
         transaction.open_table(SETTLED_AT)?;
         transaction.open_table(HOLDS)?;
+        transaction.open_table(MARKS)?;
         transaction.commit()?;
         Ok(())
     }
 
-    /// Reads all accounts and holds; each record is audited.
+    /// Reads accounts, holds and marks; each record is audited.
     pub fn load(&self) -> Result<DurableImage, OpenError> {
         let rows = self.read_rows().map_err(|e| storage(&self.name, e))?;
-        let mut image = DurableImage { holds: rows.1, ..DurableImage::default() };
+        let forgotten_before = self.forgotten_before().map_err(|e| storage(&self.name, e))?;
+        let mut image = DurableImage { holds: rows.1, forgotten_before, ..DurableImage::default() };
         for (plan, bytes) in rows.0 {
             let record =
                 Record::decode(&bytes).map_err(|fault| OpenError::Damaged { plan: plan.to_string(), fault })?;
@@ -132,6 +158,12 @@ impl DurableLedger {
             holds.push((BidId(bid.value()), Id::from(plan), Hold { amount, expires_at }));
         }
         Ok((accounts, holds))
+    }
+
+    fn forgotten_before(&self) -> Result<Option<i64>, redb::Error> {
+        let read = self.database.begin_read()?;
+        let mark = read.open_table(MARKS)?.get(FORGOTTEN_BEFORE)?.map(|row| row.value());
+        Ok(mark)
     }
 
     /// Every remembered charge, for checks.
@@ -163,8 +195,8 @@ impl DurableLedger {
         Ok(any)
     }
 
-    /// Writes everything in one synced transaction. Returns how many settled bids were forgotten.
-    pub(crate) fn commit(&self, writes: &Writes) -> Result<usize, redb::Error> {
+    /// Writes everything in one synced transaction.
+    pub(crate) fn commit(&self, writes: &Writes) -> Result<Forgotten, redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_two_phase_commit(true);
         transaction.set_quick_repair(true);
@@ -179,11 +211,20 @@ impl DurableLedger {
                 settled.insert(bid.0, (row.price.0, timing_code(row.timing), row.at))?;
                 order.insert((row.at, bid.0), ())?;
             }
-            let mut forgotten = 0;
+            let mut forgotten = Forgotten::default();
             if let Some((limit, at_most)) = writes.forget {
                 let old = order.range(..(limit, 0))?.take(at_most);
                 let old = old.map(|row| Ok(row?.0.value())).collect::<Result<Vec<_>, redb::Error>>()?;
-                forgotten = old.len();
+                forgotten.bids = old.len();
+                // A bid is charged at or after the second it was made in. The mark follows what was forgotten, not the clock: one that
+                // jumped ahead must not have later bids refused.
+                if let Some((newest, _)) = old.last() {
+                    let mut marks = transaction.open_table(MARKS)?;
+                    let before = marks.get(FORGOTTEN_BEFORE)?.map_or(i64::MIN, |row| row.value());
+                    let before = before.max(newest.saturating_add(1));
+                    marks.insert(FORGOTTEN_BEFORE, before)?;
+                    forgotten.before = Some(before);
+                }
                 for key in old {
                     order.remove(key)?;
                     settled.remove(key.1)?;

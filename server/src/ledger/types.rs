@@ -5,8 +5,7 @@ use crate::money::Micros;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Largest budget, bid or price: a thousand million currency units. Sums of these stay far inside `i64`.
-pub const AMOUNT_MAX: Micros = Micros(1_000_000_000_000_000);
+pub use crate::money::AMOUNT_MAX;
 
 /// Most plans one ledger keeps.
 pub const ACCOUNTS_MAX: usize = 1 << 20;
@@ -151,7 +150,7 @@ pub enum ReserveError {
     #[error("expires_at must lie ahead by at most hold_max_s")]
     BadExpiry,
     /// [`Options::holds_max`] holds are open.
-    #[error("too many open holds (ledger.holds_max)")]
+    #[error("too many open holds")]
     TooManyHolds,
     /// No such account.
     #[error("unknown account")]
@@ -230,7 +229,7 @@ pub enum SettleError {
         bid: Micros,
     },
     /// Older than settled bids are remembered.
-    #[error("the bid was made more than {0} s ago (ledger.dedupe_s)")]
+    #[error("the bid is older than what the ledger remembers ({0} s, ledger.remember_seconds)")]
     TooOld(i64),
     /// No such account.
     #[error("unknown account")]
@@ -275,13 +274,21 @@ pub enum BudgetError {
 /// Why the ledger did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file cannot be read or written, or is damaged.
+    /// The file cannot be read or written.
     #[error("ledger `{file}`: {cause}")]
     Storage {
         /// The file.
         file: String,
         /// What redb says.
         cause: redb::Error,
+    },
+    /// The bytes of the file are not what was written.
+    #[error("{file} is damaged ({what}): restore it from a backup")]
+    DamagedFile {
+        /// The file.
+        file: String,
+        /// What redb says.
+        what: String,
     },
     /// A plan's record breaks the rules of [`super::Record`].
     #[error("ledger: the record of plan `{plan}` is damaged ({fault}): restore the file from a backup")]

@@ -134,8 +134,6 @@ label! {
         HeaderTimeout = "header_timeout",
         /// Silent between two requests.
         KeepAliveTimeout = "keep_alive_timeout",
-        /// The body took too long.
-        BodyTimeout = "body_timeout",
         /// The client read no byte of its answer.
         WriteTimeout = "write_timeout",
         /// Not HTTP.
@@ -166,9 +164,9 @@ label! {
         Score = "score",
         /// Pricing.
         Price = "price",
-        /// Choosing creatives.
+        /// Choosing creatives and holding money, with the wait for a plan's pool where it was dry.
         Choose = "choose",
-        /// Holding money and writing the reply.
+        /// Writing the reply.
         Record = "record",
         /// All of it.
         Total = "total",
@@ -198,13 +196,15 @@ label! {
         NotSecure = "not_secure",
         /// No rate for a currency.
         Currency = "currency",
+        /// Categories are blocked or allowed by codes of a taxonomy that items do not carry.
+        CategoryTaxonomy = "category_taxonomy",
         /// No plan passes the filters: schedule, targeting, blocks.
         NothingEligible = "nothing_eligible",
         /// No candidate's value reaches a price.
         LowValue = "low_value",
         /// No candidate's bid reaches the floor.
         BelowFloor = "below_floor",
-        /// The ledger did not hold the money: taken by other bids at that moment.
+        /// The ledger did not hold the money: taken by other bids at that moment, or not made ready in time.
         NotHeld = "not_held",
         /// The budget of every plan that would have bid is spent or held.
         BudgetExhausted = "budget_exhausted",
@@ -248,8 +248,6 @@ label! {
         Partial = "partial",
         /// Nothing.
         Miss = "miss",
-        /// Something that did not match its user's history.
-        Stale = "stale",
     }
 }
 
@@ -292,6 +290,8 @@ label! {
         Duplicate = "duplicate",
         /// Settled after the hold had expired: charged and flagged.
         Late = "late",
+        /// Settled at the price of one impression, though the exchange says that it was for another number: flagged.
+        Multiplied = "multiplied",
         /// Good, but not the kind that changes anything.
         Noted = "noted",
         /// A bad signature or an unknown key.
@@ -382,6 +382,8 @@ label! {
         RequestTime = "request_time",
         /// A line of an import over its size.
         ImportLine = "import_line",
+        /// A fact for plans' figures while too many waited for the control tick: figures are short of it, money is not.
+        ReportFacts = "report_facts",
     }
 }
 

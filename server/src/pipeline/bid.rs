@@ -139,6 +139,11 @@ pub async fn decide(
         degrade: None,
         reasons: Reasons::new(mode.traced),
     };
+    if request.foreign_categories() {
+        // Whether an item is blocked cannot be told, so each of them may be.
+        decision.no_bid = NoBid::CategoryTaxonomy;
+        return Ok(decision);
+    }
     let offers = offers(app, request, (&catalog, &controls), &mut decision);
     if offers.is_empty() {
         return Ok(decision);

@@ -190,7 +190,7 @@ impl Book {
 }
 
 /// What a bid is multiplied with by the goal.
-fn factor(goal: &Goal) -> f64 {
+pub(crate) fn factor(goal: &Goal) -> f64 {
     match *goal {
         Goal::Roi { target } => 1.0 / target.max(1e-9),
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]

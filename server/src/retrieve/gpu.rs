@@ -7,7 +7,7 @@ use super::items::Items;
 use crate::config::{self, DeviceVectors, ModelDevice};
 use crate::device::Gpu;
 use anyhow::{Context, bail, ensure};
-use longbow_index::{Hits, LiveIndex, Query, Retriever};
+use longbow_index::{Hits, LiveIndex, Query, Retriever, unit};
 use longbow_kernels::cuda::{Ask, CudaError, ItemSearch, K_MAX, Precision, RowScore};
 use longbow_model::cuda::DeviceHealth;
 use parking_lot::Mutex;
@@ -173,14 +173,6 @@ fn ranked(query: &Query<'_>, found: &[RowScore], live: &LiveIndex) -> Option<Hit
     let slots: Vec<u32> = found.iter().map(|(slot, _)| *slot).collect();
     let hits = live.best_of(query, &slots).ok()?;
     (hits.len() == query.k.min(found.len())).then_some(hits)
-}
-
-/// The vector at length 1, as the index keeps it.
-fn unit(vector: &[f32]) -> Vec<f32> {
-    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    let scale = squares.sqrt().recip();
-    #[expect(clippy::cast_possible_truncation, reason = "entries of a unit vector fit f32")]
-    vector.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
 }
 
 /// Searches for some of the items themselves and holds what is found to the host's own search over the same rounded vectors:

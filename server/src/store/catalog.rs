@@ -2,14 +2,14 @@
 //! `catalog-store`.
 
 use super::StoreError;
-use super::file::open_database;
+use super::file::{FileFault, checked, open_database};
 use super::poison::{Poison, PoisonGuard};
 use crate::events::BoxFuture;
 use crate::ids::Id;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -65,6 +65,7 @@ struct Change {
 }
 
 struct Shared {
+    path: PathBuf,
     database: Database,
     poison: Poison,
 }
@@ -88,9 +89,14 @@ impl CatalogStore {
         let path = dir.join("catalog.redb");
         let fail = |fault: String| StoreError::Open { file: path.display().to_string(), fault };
         std::fs::create_dir_all(dir).map_err(|e| fail(e.to_string()))?;
-        let database = open_database(&path, 64 << 20).map_err(|e| fail(e.to_string()))?;
-        let shared = Arc::new(Shared { database, poison: Poison::default() });
-        shared.commit(&[]).map_err(|e| fail(e.to_string()))?;
+        let open = || -> Result<_, FileFault> {
+            let database = open_database(&path, 64 << 20)?;
+            let shared = Shared { path: path.clone(), database, poison: Poison::default() };
+            shared.commit(&[])?;
+            Ok(shared)
+        };
+        let opened = checked(open).and_then(|opened| opened).map_err(|fault| StoreError::of_file(&path, fault));
+        let shared = Arc::new(opened?);
         let (queue, waiting) = bounded(QUEUE_MAX);
         let worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("catalog-store".into());
@@ -100,7 +106,7 @@ impl CatalogStore {
 
     /// Calls `visit` with the id and the JSON of every record of one kind, in order of id. Blocks: for start-up.
     pub fn load_all(&self, kind: CatalogKind, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
-        let mut load = || -> Result<(), redb::Error> {
+        let load = || -> Result<(), FileFault> {
             let read = self.shared.database.begin_read()?;
             let (from, to) = ((kind.code(), ""), (kind.code() + 1, ""));
             for row in read.open_table(RECORDS)?.range(from..to)? {
@@ -109,7 +115,13 @@ impl CatalogStore {
             }
             Ok(())
         };
-        load().map_err(|e| StoreError::Poisoned(format!("catalogue file: {e}")))
+        checked(load).and_then(|loaded| loaded).map_err(|fault| {
+            if matches!(fault, FileFault::Damaged(_)) {
+                // Never closed: that would write to a damaged file, and could panic as its reading did.
+                std::mem::forget(Arc::clone(&self.shared));
+            }
+            StoreError::of_file(&self.shared.path, fault)
+        })
     }
 
     /// Writes records, replacing those with the same kind and id. At most [`CHANGE_MAX`].

@@ -7,9 +7,12 @@ use std::sync::OnceLock;
 pub struct Poison(OnceLock<String>);
 
 impl Poison {
-    /// Records the first reason; later ones are ignored.
+    /// Records and logs the first reason; later ones are ignored, so that what is refused from then on logs nothing more.
     pub fn set(&self, reason: impl Into<String>) {
-        let _already_poisoned = self.0.set(reason.into());
+        if self.0.set(reason.into()).is_ok() {
+            let reason = self.reason();
+            tracing::error!(reason, "a durable room failed: it takes nothing until the server is restarted");
+        }
     }
 
     /// Why it is poisoned, or `None` while healthy.

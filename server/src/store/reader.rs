@@ -5,11 +5,11 @@
 //! to its user reads again.
 
 use super::history::History;
-use super::lru::Lru;
 use super::poison::{Poison, PoisonGuard};
 use super::tables::{Meta, RowError, read_history};
 use super::{StoreError, UserEvent};
 use crate::ids::Id;
+use crate::lru::Lru;
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase};

@@ -1,6 +1,6 @@
 //! [`UserStore`] on one redb file and the event log.
 
-use super::file::open_database;
+use super::file::{FileFault, checked, open_database};
 use super::history::History;
 use super::poison::Poison;
 use super::reader::{Cache, Joined, run as run_reader};
@@ -40,8 +40,6 @@ pub struct StoreOptions {
     pub checkpoint_events: usize,
     /// ... or so many milliseconds, whichever is first.
     pub checkpoint_ms: u64,
-    /// How far ahead of the server's clock an event may lie, seconds.
-    pub future_s: i64,
 }
 
 impl Default for StoreOptions {
@@ -56,7 +54,6 @@ impl Default for StoreOptions {
             ids_max: 8_000_000,
             checkpoint_events: 20_000,
             checkpoint_ms: 1_000,
-            future_s: 300,
         }
     }
 }
@@ -126,22 +123,28 @@ impl RedbUserStore {
     ) -> Result<Self, StoreError> {
         let path = dir.join("users.redb");
         std::fs::create_dir_all(dir).map_err(|e| open_error(&path, e))?;
-        let database = open_database(&path, options.page_cache_bytes).map_err(|e| open_error(&path, e))?;
-        let meta = prepare(&database).map_err(|e| open_error(&path, e))?;
+        let open = || -> Result<_, FileFault> {
+            let database = open_database(&path, options.page_cache_bytes)?;
+            let meta = prepare(&database)?;
+            Ok((database, meta))
+        };
+        let opened = checked(open).and_then(|opened| opened).map_err(|fault| StoreError::of_file(&path, fault));
+        let (database, meta) = opened?;
         if meta.applied > log.last() {
             let fault = format!(
-                "it holds the event log up to record {}, but the log ends at {}: restore the log, or start an empty \
-                 one with events.first_sequence = {}",
+                "it holds the event log up to record {}, but the log ends at {}: restore the log that belongs to it, or \
+                 move this file away; histories are then those of the log alone",
                 meta.applied,
-                log.last(),
-                meta.applied + 1
+                log.last()
             );
             return Err(open_error(&path, fault));
         }
         let cache = Cache::new(options.cache_bytes);
         let (poison, counters) = (Poison::default(), StoreCounters::default());
         let shared = Arc::new(Shared { database, cache, log, poison, options, clock, counters });
-        let mut writer = Writer::recover(Arc::clone(&shared), meta)?;
+        let recovered = checked(move || Writer::recover(shared, meta));
+        let mut writer = recovered.map_err(|fault| StoreError::of_file(&path, fault))??;
+        let shared = Arc::clone(&writer.shared);
         let (jobs, waiting_jobs) = bounded(shared.options.queue_max.max(1));
         let (loads, waiting_loads) = bounded(shared.options.load_queue_max.max(1));
         let reader = Arc::clone(&shared);

@@ -4,9 +4,10 @@ use super::history::History;
 use super::poison::PoisonGuard;
 use super::redb_store::Shared;
 use super::tables::{IdWindow, Meta, RowError, Rows, event_key};
-use super::{ACTION_MAX, EventFault, EventOutcome, StoreError, UserEvent};
+use super::{ACTION_MAX, EVENT_AHEAD_MAX_S, EventFault, EventOutcome, StoreError, UserEvent};
 use crate::events::{Record, RecordKind};
 use crate::ids::Id;
+use crate::money::{AMOUNT_MAX, Micros};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use redb::{Durability, ReadableDatabase, WriteTransaction};
 use std::collections::{BTreeMap, HashSet};
@@ -28,7 +29,7 @@ pub(super) enum Job {
 const GROUP_EVENTS: usize = 20_000;
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     meta: Meta,
     /// Events applied since the last synced commit.
     unsynced: usize,
@@ -178,7 +179,7 @@ impl Writer {
     fn append(&mut self, events: Vec<UserEvent>) -> Result<Vec<EventOutcome>, StoreError> {
         let keys: Vec<u128> = events.iter().map(|event| event_key(&event.event_id)).collect();
         let known = self.known(&keys)?;
-        let latest = self.shared.clock.seconds().saturating_add(self.shared.options.future_s);
+        let latest = self.shared.clock.seconds().saturating_add(EVENT_AHEAD_MAX_S);
         let (mut fresh, mut outcomes) = (HashSet::new(), Vec::with_capacity(events.len()));
         let (mut accepted, mut accepted_keys, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for ((event, key), known) in events.into_iter().zip(keys).zip(known) {
@@ -324,5 +325,5 @@ fn fault_of(event: &UserEvent, latest: i64) -> Option<EventFault> {
     if event.time < 0 || event.time > latest {
         return Some(EventFault::Time);
     }
-    event.value_micros.filter(|value| value.0 < 0).map(|_| EventFault::Value)
+    event.value_micros.filter(|value| !(Micros::ZERO..=AMOUNT_MAX).contains(value)).map(|_| EventFault::Value)
 }

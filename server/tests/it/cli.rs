@@ -62,6 +62,23 @@ fn a_server_without_a_model_says_what_to_do() {
         longbow(&["serve", "--data", dir.path().to_str().unwrap(), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("longbow: no model: "), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "and leaves nothing behind");
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for data in [file.clone(), file.join("below")] {
+        for command in ["serve", "demo"] {
+            let data = data.to_str().unwrap();
+            let output = longbow(&[command, "--data", data, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains(&format!("longbow: data.dir {data}: ")), "{said}");
+        }
+    }
 }
 
 #[test]
@@ -112,7 +129,10 @@ fn the_doctor_finds_this_machine_fit_and_a_bad_directory_unfit() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("not/yet/made");
     let ports = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--json", "--data"];
-    let output = longbow(&[&["doctor"][..], &ports, &[data.to_str().unwrap()]].concat());
+    let file = dir.path().join("one.safetensors");
+    std::fs::write(&file, "x").unwrap();
+    let model = ["--set", &format!("model.path={}", file.display())];
+    let output = longbow(&[&["doctor"][..], &ports, &[data.to_str().unwrap()], &model].concat());
     let report = last_json(&output);
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     let findings = report["findings"].as_array().unwrap();
@@ -137,6 +157,34 @@ fn the_doctor_finds_this_machine_fit_and_a_bad_directory_unfit() {
     ]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("choose another address with --http"));
+}
+
+#[test]
+fn the_doctor_finds_the_model_as_the_server_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let model = |more: &[&str]| {
+        let ports = ["doctor", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--json", "--data", data];
+        let output = longbow(&[&ports[..], more].concat());
+        let report = last_json(&output);
+        let found =
+            report["findings"].as_array().unwrap().iter().find(|found| found["name"] == "model").unwrap().clone();
+        (
+            output.status.code(),
+            found["verdict"].as_str().unwrap().to_owned(),
+            found["found"].as_str().unwrap().to_owned(),
+        )
+    };
+    let (code, verdict, found) = model(&[]);
+    assert_eq!((code, &*verdict), (Some(1), "fault"), "{found}");
+    assert!(found.starts_with("no model: "), "{found}");
+    let served = longbow(&["serve", "--data", data, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    assert!(text(&served.stderr).contains(&*found), "the server's words: {}", text(&served.stderr));
+    let (_, verdict, found) = model(&["--set", "model.path=/nope/x"]);
+    assert!(verdict == "fault" && found.contains("/nope/x"), "{found}");
+    std::fs::write(dir.path().join("model.safetensors"), "x").unwrap();
+    let (_, verdict, found) = model(&[]);
+    assert!(verdict == "ok" && found.contains("model.safetensors, bare file"), "{found}");
 }
 
 #[test]

@@ -105,6 +105,10 @@ fn faults_of_a_file_name_line_key_and_fix() {
             "longbow.toml:1: `currencies.rates` names `EURO`: use three letters of ISO 4217, as in EUR",
         ),
         (
+            "[currencies]\nrates = { EUR = 1.1, USD = 3 }\n",
+            "longbow.toml:2: `currencies.rates` names USD: rates are in it; leave it out",
+        ),
+        (
             "[admin]\n# comment\nlisten = \"0.0.0.0:9090\"\n",
             "longbow.toml:3: `admin.listen` can be reached by other machines; listen on 127.0.0.1 or set admin.allow_remote = true",
         ),

@@ -144,6 +144,10 @@ fn roles_do_what_they_may_and_nothing_else() {
         (BOARD, "GET", "/config", Value::Null, 200),
         (BOARD, "GET", "/v1/audit", Value::Null, 403),
         (BOARD, "PATCH", "/v1/plans/plan-2", pause(), 403),
+        (BOARD, "GET", "/v1/models", Value::Null, 200),
+        (BOARD, "POST", "/v1/models", json!({"path": "x"}), 403),
+        (BOARD, "POST", "/v1/models/rollback", Value::Null, 403),
+        (ANN, "POST", "/v1/models", json!({"path": "x"}), 404),
         (BOARD, "DELETE", "/v1/users/u7", Value::Null, 403),
         (FEED, "GET", "/v1/plans", Value::Null, 403),
         (FEED, "GET", "/v1/plans/plan-2/balance", Value::Null, 403),
@@ -166,6 +170,11 @@ fn roles_do_what_they_may_and_nothing_else() {
     }
     let refused = with(&world, "", "GET", "/v1/plans", &Value::Null);
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
+    let told = with(&world, BOARD, "POST", "/v1/models", &json!({"path": "x"})).json();
+    assert_eq!(told["error"]["message"], "the role read changes nothing");
+    let bearer = format!("bearer {ANN}");
+    let lower = call(world.admin, "GET", "/v1/me", &[("authorization", &*bearer)], b"");
+    assert_eq!((lower.status, &lower.json()["name"]), (200, &json!("ann")), "a scheme is written in any case");
     let me = with(&world, ANN, "GET", "/v1/me", &Value::Null).json();
     assert_eq!(me, json!({"name": "ann", "role": "advertiser", "advertiser": "adv-0"}));
 }

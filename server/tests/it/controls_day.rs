@@ -221,6 +221,34 @@ fn created(world: &World) {
 }
 
 #[test]
+fn an_argument_that_a_tool_does_not_have_is_refused_by_name() {
+    let world = guarded();
+    let list = result(&world, OPS, "tools/list", &json!({}))["result"]["tools"].clone();
+    for known in list.as_array().unwrap() {
+        assert_eq!(known["inputSchema"]["additionalProperties"], false, "{known}");
+        let name = known["name"].as_str().unwrap();
+        let (ok, told) = tool(&world, OPS, name, &json!({"plan": "plan-0", "form": 5}));
+        let message = told["error"]["message"].as_str().unwrap_or_default();
+        assert!(!ok && message.contains("is no argument of") && message.contains(name), "{name}: {told}");
+    }
+    let (ok, told) = tool(&world, OPS, "figures", &json!({"plan": "plan-0", "form": 5}));
+    assert!(
+        !ok && told["error"]["field"] == "form" && told["error"]["message"].as_str().unwrap().contains("from"),
+        "{told}"
+    );
+    assert!(tool(&world, OPS, "figures", &json!({"plan": "plan-0", "from": 5})).0);
+}
+
+#[test]
+fn a_forecast_with_nothing_to_go_by_counts_nothing() {
+    let world = guarded();
+    let ask = json!({"budget_micros": 5_000_000, "goal": {"cpa": {"target_micros": 1_000_000}}});
+    let text = String::from_utf8(with(&world, OPS, "POST", "/v1/plans:forecast", &ask).body).unwrap();
+    assert!(text.contains("\"scope\":\"nothing\"") && text.contains("\"impressions\":0.0"), "{text}");
+    assert!(!text.contains("-0.0"), "{text}");
+}
+
+#[test]
 fn an_agent_changes_money_in_two_calls_and_the_rest_in_one() {
     let world = guarded();
     created(&world);

@@ -93,6 +93,7 @@ fn errors_name_the_field_in_a_json_body() {
     let world = World::new();
     let cases = [
         ("/v1/rank", json!({"k": 5}), "user"),
+        ("/v1/rank", json!([]), "body"),
         ("/v1/rank", json!({"user": "u1", "k": 0}), "k"),
         ("/v1/rank", json!({"user": "u1", "candidates": []}), "candidates"),
         ("/v1/rank", json!({"user": "u1", "deadline_ms": 0}), "deadline_ms"),

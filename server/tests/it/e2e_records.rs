@@ -66,6 +66,92 @@ fn with(world: &World, method: &str, path: &str, (if_match, body): (&str, Value)
 }
 
 #[test]
+fn of_two_who_make_a_record_the_second_is_told() {
+    let world = World::new();
+    let none_match = |method: &str, path: &str, (value, body): (&str, Value)| {
+        let headers = [("content-type", "application/json"), ("if-none-match", value)];
+        call(world.admin, method, path, &headers, body.to_string().as_bytes())
+    };
+    // The model does not know it: it comes with its content.
+    let mut fresh = item("fresh");
+    fresh["vector"] = json!(vec![0.25; 16]);
+    for (kind, record) in [("plans", plan(&world, "fresh")), ("creatives", creative("fresh")), ("items", fresh)] {
+        let path = format!("/v1/{kind}/fresh");
+        assert_eq!(none_match("PUT", &path, ("*", record.clone())).status, 201, "{kind}");
+        let stands = world.admin("GET", &path, "").json();
+        for method in ["PUT", "PATCH", "DELETE"] {
+            let second = none_match(method, &path, ("*", json!({"id": "fresh"})));
+            assert_eq!((second.status, &second.json()["error"]["code"]), (412, &json!("changed")), "{method} {path}");
+        }
+        assert_eq!(world.admin("GET", &path, "").json(), stands, "and nothing of it is done");
+        let tag = none_match("PUT", &path, ("\"abc\"", record.clone()));
+        assert_eq!((tag.status, &tag.json()["error"]["field"]), (400, &json!("if-none-match")));
+        let both = [("content-type", "application/json"), ("if-none-match", "*"), ("if-match", "*")];
+        assert_eq!(call(world.admin, "PUT", &path, &both, record.to_string().as_bytes()).status, 400);
+    }
+}
+
+#[test]
+fn texts_and_lists_of_a_plan_have_limits_that_name_the_field() {
+    let world = World::new();
+    let deals = |count: usize| (0..count).map(|n| format!("deal-{n}")).collect::<Vec<_>>();
+    let refused: [(Value, &str); 14] = [
+        (json!({"seat": ""}), "seat"),
+        (json!({"seat": " "}), "seat"),
+        (json!({"seat": "s".repeat(129)}), "seat"),
+        (json!({"name": "ü".repeat(257)}), "name"),
+        (json!({"domain": format!("{}.example", "d".repeat(250))}), "domain"),
+        (json!({"deals": deals(1_001)}), "deals"),
+        (json!({"deals": vec!["same"; 1_000]}), "deals[1]"),
+        (json!({"deals": ["a", ""]}), "deals[1]"),
+        (json!({"deals": ["d".repeat(129)]}), "deals[0]"),
+        (json!({"items": ["12", "24", "12"]}), "items[2]"),
+        (json!({"goal": {}}), "goal"),
+        (json!({"goal": {"roas": {"target": 2.0}}}), "goal.roas"),
+        (json!({"goal": {"roi": {"target": 2.0}, "cpc": {"target_micros": 5}}}), "goal"),
+        (json!({"goal": {"roi": {"target": "two"}}}), "goal.roi.target"),
+    ];
+    for (number, (change, field)) in refused.iter().enumerate() {
+        let mut record = plan(&world, &format!("limited-{number}"));
+        record.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let answer = world.admin("POST", "/v1/plans", &record);
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status, error["field"].as_str()), (400, Some(*field)), "{error}");
+        if field.starts_with("goal") && *field != "goal.roi.target" {
+            let message = error["message"].as_str().unwrap();
+            assert!(["roi", "cpa", "cpc"].iter().all(|kind| message.contains(kind)), "{message}");
+        }
+        let line = world.admin("POST", "/v1/plans:import", &record).json();
+        assert_eq!((&line["imported"], line["errors"][0]["field"].as_str()), (&json!(0), Some(*field)), "{line}");
+    }
+    let mut record = plan(&world, "as-large-as-may-be");
+    let most = json!({"name": "ü".repeat(256), "seat": "s".repeat(128), "deals": deals(1_000)});
+    record.as_object_mut().unwrap().extend(most.as_object().unwrap().clone());
+    assert_eq!(world.admin("POST", "/v1/plans", &record).status, 201);
+    // From one kind of goal to another: the old one is taken out.
+    let both = world.admin("PATCH", "/v1/plans/plan-1", json!({"goal": {"cpc": {"target_micros": 5}}}));
+    assert_eq!((both.status, both.json()["error"]["field"].as_str()), (400, Some("goal")));
+    let other = json!({"goal": {"roi": null, "cpc": {"target_micros": 5}}});
+    assert_eq!(world.admin("PATCH", "/v1/plans/plan-1", other).status, 200);
+}
+
+#[test]
+fn a_plan_stored_before_its_limits_is_served() {
+    let world = World::new();
+    let (dir, mut record) = (world.dir.clone(), plan(&world, "old"));
+    drop(world);
+    record["seat"] = "".into();
+    record["deals"] = json!(["same", "same"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = CatalogStore::open(&dir).unwrap();
+    let stored = CatalogRecord { kind: CatalogKind::Plan, id: Id::from("old"), json: record.to_string().into_bytes() };
+    runtime.block_on(store.put_many(vec![stored])).unwrap();
+    drop(store);
+    let world = World::start(dir, |_| {});
+    assert_eq!(world.admin("GET", "/v1/plans/old", "").json(), record);
+}
+
+#[test]
 fn of_two_who_change_a_record_the_second_is_told() {
     let world = World::new();
     for (kind, id) in [("plans", "plan-1"), ("creatives", "cr-1-0"), ("items", "1")] {

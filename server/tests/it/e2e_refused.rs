@@ -2,6 +2,10 @@
 
 use crate::e2e_bid::notice;
 use crate::world::{BUDGET, World};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use longbow::http::notices::{Claim, Key, NoticeKind, NoticeSigner, Windows};
+use longbow::money::{Currency, Micros};
 use serde_json::{Value, json};
 
 /// Numbers of a content vector of the world's model.
@@ -189,4 +193,73 @@ fn a_bid_waits_for_the_refill_of_its_plans_pool() {
     let metrics = String::from_utf8(metrics).unwrap();
     let waited = metrics.lines().find(|line| line.contains("reason=\"pool_refilling\"")).unwrap();
     assert!(!waited.ends_with(" 0"), "a pool ran dry: {waited}");
+}
+
+/// An address without a host, or with a blank in it, cannot be written into an ad: it is refused where it comes in.
+#[test]
+fn an_address_that_no_ad_can_hold_is_refused_by_field() {
+    let world = World::new();
+    let banner =
+        |url: &str| json!({"id": "x", "plan": "plan-2", "format": "banner", "w": 300, "h": 250, "image_url": url});
+    let video = json!({"id": "x", "plan": "plan-2", "format": "video", "w": 640, "h": 360, "duration_s": 15,
+                       "mime": "video/mp4", "media_url": "https:///a.mp4"});
+    for (kind, record, field) in [
+        ("creatives", banner("https://"), "image_url"),
+        ("creatives", banner("https://a b/x.png"), "image_url"),
+        ("creatives", banner("http://me@host/x.png"), "image_url"),
+        ("creatives", video, "media_url"),
+    ] {
+        let answer = world.admin("POST", &format!("/v1/{kind}"), &record);
+        assert_eq!(
+            (answer.status, answer.json()["error"]["field"].as_str()),
+            (400, Some(field)),
+            "{record} {answer:?}"
+        );
+    }
+    let item = json!({"url": "https://?x"});
+    let answer = world.admin("PATCH", "/v1/items/1", &item);
+    assert_eq!((answer.status, answer.json()["error"]["field"].as_str()), (400, Some("url")), "{answer:?}");
+    assert_eq!(world.admin("POST", "/v1/creatives", banner("https://img.example/a b.png")).status, 201);
+}
+
+/// Of two clocks one is wrong, and the win is genuine: the exchange is told to come again, and is charged when it does.
+#[test]
+fn a_win_signed_ahead_of_the_clock_is_charged_by_a_later_try() {
+    let world = World::new();
+    let line = std::fs::read_to_string(world.dir.join("notices.key")).unwrap();
+    let (id, secret) = line.trim().split_once(':').unwrap();
+    let key = Key::new(id, &STANDARD.decode(secret).unwrap()).unwrap();
+    let signer = NoticeSigner::new(key, None, Windows::default()).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().cast_signed();
+    let ahead = |seconds| Claim {
+        auction: "ahead".into(),
+        bid: "ahead".into(),
+        plan: "plan-1".into(),
+        item: "1".into(),
+        creative: "cr-1-0".into(),
+        user: 0,
+        cap: Micros(900),
+        currency: Currency::USD,
+        hold: Micros(900),
+        time_s: now + seconds,
+        test: false,
+    };
+    let ask = |kind, seconds| world.get(&notice(&signer.url("", kind, &ahead(seconds)), "0.9"));
+    for kind in [NoticeKind::Win, NoticeKind::Billing] {
+        let answer = ask(kind, 3_600);
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    }
+    assert_eq!(ask(NoticeKind::Loss, 3_600).status, 410);
+    assert_eq!(world.balance("plan-1")["spent_micros"], 0);
+    // As an exchange does: again and again until it is taken.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let first = ask(NoticeKind::Win, 68).status;
+    assert_eq!(first, 503);
+    while ask(NoticeKind::Win, 68).status == 503 {
+        assert!(std::time::Instant::now() < until, "never taken");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert_eq!(world.balance("plan-1")["spent_micros"], 900);
+    assert_eq!(ask(NoticeKind::Win, 68).status, 204);
+    assert_eq!(world.balance("plan-1")["spent_micros"], 900, "once");
 }

@@ -3,6 +3,7 @@
 use crate::shared::shared;
 use crate::world::World;
 use longbow::import::{self, Event, Figures, Format};
+use longbow::store::CatalogStore;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -68,7 +69,8 @@ fn an_import_is_taken_once_and_can_be_ranked_by() {
     assert_eq!(ranked.json()["history_events"], 256, "what the model of this world reads at most");
     assert_eq!(world.admin("GET", "/v1/users/ml1m-2", "").json()["events"], 800);
     let wrong = runtime.block_on(import::post(import::read(Format::Ml1m, &path, NOW).unwrap(), "ftp://x", |_| {}));
-    assert!(wrong.unwrap_err().to_string().contains("http://HOST:PORT"));
+    let told = format!("{:#}", wrong.unwrap_err());
+    assert!(told.contains("--url") && told.contains("http://HOST:PORT"), "{told}");
 }
 
 #[test]
@@ -80,6 +82,11 @@ fn an_import_into_a_directory_is_durable_and_lines_come_back_as_they_went_out() 
     assert_eq!(import::write_lines(import::read(Format::Ml1m, &path, NOW).unwrap(), out).unwrap(), 2_400);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let data = dir.path().join("data");
+    let refused =
+        runtime.block_on(import::into_directory(import::read(Format::Ndjson, &lines, NOW).unwrap(), &data, |_| {}));
+    assert!(refused.unwrap_err().to_string().contains("is no data directory"));
+    assert!(!data.exists(), "a mistyped directory is not made");
+    drop(CatalogStore::open(&data).unwrap());
     for accepted in [2_400, 0] {
         let events = import::read(Format::Ndjson, &lines, NOW).unwrap();
         let figures = runtime.block_on(import::into_directory(events, &data, |_| {})).unwrap();

@@ -263,6 +263,34 @@ fn settled_bids_are_forgotten_only_when_their_notices_are_refused() {
 }
 
 #[test]
+fn a_clock_that_jumps_and_comes_back_has_no_bid_charged_twice() {
+    let bench = Bench::new(quiet_options());
+    let plan = bench.budget("shoes", 100_000);
+    bench.reserve(plan, 1, 300, 60).unwrap();
+    let notice = settlement(plan, 1, 250, 300, T0);
+    assert_eq!(wait(bench.ledger.settle(notice)), ON_TIME);
+    bench.advance(40 * 86_400);
+    assert_eq!(bench.ledger.counters().forgotten.load(Ordering::Relaxed), 1);
+    // The true time again, in this life and in those to come.
+    bench.advance(10 - 40 * 86_400);
+    assert_eq!(wait(bench.ledger.settle(notice)), Err(SettleError::TooOld(7_200)));
+    let mut bench = bench;
+    for seed in 0..3 {
+        if seed == 2 {
+            wait(bench.ledger.close()).unwrap();
+        }
+        bench = bench.again(seed);
+        let plan = bench.ledger.account(&Id::from("shoes")).unwrap();
+        assert_eq!(wait(bench.ledger.settle(notice)), Err(SettleError::TooOld(7_200)));
+        assert_eq!(bench.ledger.balance(plan).unwrap().spent.0, 250 + 100 * i64::try_from(seed).unwrap());
+        // Bids made since are charged: the mark follows what was forgotten, not where the clock went.
+        let bid = 2 + u128::from(seed);
+        bench.hold(plan, bid, 100, 60);
+        assert_eq!(bench.settle(plan, bid, 100, 100), ON_TIME);
+    }
+}
+
+#[test]
 fn the_whole_budget_can_be_spent_and_not_more() {
     let bench = Bench::new(quiet_options());
     let plan = bench.budget("shoes", 10_000);

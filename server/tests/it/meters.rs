@@ -1,7 +1,7 @@
 //! Every series stands at zero from the start, with proper names.
 
 use longbow::meters::{Endpoint, Label as _, Meters, NoBid, Stage, StageTimes, StatusClass};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// `(metric, type)` and every sample line.
@@ -59,4 +59,22 @@ fn what_is_counted_shows() {
     assert!(text.contains("longbow_stage_seconds_bucket{stage=\"parse\",le=\"0.00005\"} 0"));
     assert!(text.contains("longbow_stage_seconds_bucket{stage=\"parse\",le=\"0.0001\"} 1"));
     assert!(text.contains("longbow_stage_seconds_count{stage=\"load\"} 0"), "a stage that did not run is not counted");
+}
+
+/// docs/reference.md names every metric, every value of a label and every reason, and no metric that is not there.
+#[test]
+fn the_reference_names_what_there_is() {
+    let text = include_str!("../../../docs/reference.md");
+    let told: BTreeSet<&str> = text.split('`').skip(1).step_by(2).collect();
+    let meters = Meters::new();
+    let before = meters.render();
+    for (series, _) in parse(&before).1.into_iter().filter(|(series, _)| !series.contains("le=\"")) {
+        for value in series.split('"').skip(1).step_by(2) {
+            assert!(told.contains(value), "{series}: `{value}` is not in docs/reference.md");
+        }
+    }
+    meters.show_model("name", "version", true);
+    let all = meters.render();
+    let metrics: BTreeSet<&str> = parse(&all).0.into_keys().collect();
+    assert_eq!(told.iter().copied().filter(|word| word.starts_with("longbow_")).collect::<BTreeSet<_>>(), metrics);
 }

@@ -75,7 +75,6 @@ fn what_is_written_is_read_back() {
             NoticeKind::Loss => {
                 assert_eq!(notice.loss, Some(LossReason(102)));
                 assert_eq!((notice.price, notice.min_to_win), (Some(Micros(9_750)), Some(Micros(9_760))));
-                assert!(notice.loss.unwrap().is_outbid());
             }
             _ => assert_eq!(notice.price, None),
         }

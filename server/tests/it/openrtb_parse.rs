@@ -276,6 +276,8 @@ fn what_cannot_be_filled_is_left_out_with_its_reason() {
     let cases = [
         (json!({"banner": {"w": 320}}), "banner"),
         (json!({"banner": {"format": [{"wratio": 16, "hratio": 9}]}}), "banner"),
+        (json!({"banner": {"w": 300, "h": 250, "format": [{"wratio": 16, "hratio": 9}]}}), "banner"),
+        (json!({"banner": {}, "qty": {"multiplier": 2}}), "imp"),
         (json!({"banner": {"w": 320, "h": 50, "btype": [2]}}), "banner"),
         (json!({"video": {"mimes": ["video/mp4"], "linearity": 2}}), "video"),
         (json!({"audio": {"mimes": ["audio/mp4"]}}), "audio"),
@@ -341,7 +343,8 @@ fn the_user_is_found_and_privacy_is_kept() {
     };
     let eids = json!([{"source": "x", "uids": null}, null, {"source": "y", "uids": [{"id": ""}, {"id": "e"}]}]);
     let cases = [
-        (json!({"user": {"id": "u", "buyeruid": "b"}, "device": {"ifa": "i"}}), Some(("u", UserSource::UserId))),
+        (json!({"user": {"id": "u", "buyeruid": "b"}, "device": {"ifa": "i"}}), Some(("b", UserSource::BuyerUid))),
+        (json!({"user": {"id": "u", "buyeruid": ""}, "device": {"ifa": "i"}}), Some(("u", UserSource::UserId))),
         (json!({"user": {"id": "", "buyeruid": "b"}}), Some(("b", UserSource::BuyerUid))),
         (json!({"user": {"eids": eids}, "device": {"ifa": "i"}}), Some(("e", UserSource::ExtendedId))),
         (json!({"user": {"ext": {"eids": eids}}}), Some(("e", UserSource::ExtendedId))),

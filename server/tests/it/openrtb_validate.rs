@@ -236,7 +236,10 @@ impl Judge<'_> {
         let size = |value: &Value| {
             Some((whole(number(&value["w"])?), whole(number(&value["h"])?))).filter(|&(w, h)| w * h > 0)
         };
-        let sizes: Vec<_> = list(&offer["format"]).iter().chain([offer]).filter_map(size).collect();
+        let mut sizes: Vec<_> = list(&offer["format"]).iter().filter_map(size).collect();
+        if sizes.is_empty() {
+            sizes.extend(size(offer));
+        }
         let own = size(self.bid);
         if own.is_none() || !sizes.is_empty() && !own.is_some_and(|own| sizes.contains(&own)) {
             self.fail(format!("size {own:?} is not in {sizes:?}"));

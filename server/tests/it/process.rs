@@ -47,7 +47,6 @@ fn spawn(command: &str, dir: &Path, settings: &[&str], environment: &[(&str, &st
 }
 
 /// What the program over `dir` has logged.
-#[cfg(feature = "cuda")]
 pub(crate) fn log(dir: &Path) -> String {
     std::fs::read_to_string(log_of(dir)).unwrap_or_default()
 }
@@ -62,6 +61,43 @@ pub(crate) fn start_and_kill(command: &str, dir: &Path, settings: &[&str], wait:
     std::thread::sleep(wait);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Starts a program that is to end by itself; its exit code.
+pub(crate) fn start_in_vain(command: &str, dir: &Path, settings: &[&str]) -> Option<i32> {
+    wait_for(&mut spawn(command, dir, settings, &[])).code()
+}
+
+/// Starts the program, asks it to leave once it has logged `words`, and waits for its end; its exit code.
+pub(crate) fn leave_at(words: &str, command: &str, dir: &Path, settings: &[&str]) -> Option<i32> {
+    let mut child = spawn(command, dir, settings, &[]);
+    let until = Instant::now() + PATIENCE;
+    while !log(dir).contains(words) {
+        assert!(Instant::now() < until, "it never says `{words}`");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    terminate(&child);
+    wait_for(&mut child).code()
+}
+
+fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
+
+fn wait_for(child: &mut Child) -> ExitStatus {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() >= until {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the program does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 impl Process {
@@ -99,20 +135,12 @@ impl Process {
 
     /// Asks it to leave.
     pub(crate) fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        terminate(&self.child);
     }
 
     /// How it ended.
     pub(crate) fn wait(mut self) -> ExitStatus {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "the server does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(&mut self.child)
     }
 }
 

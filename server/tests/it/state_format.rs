@@ -99,7 +99,7 @@ fn bids_agree_with_f32_within_the_bound_that_the_server_tells() {
         let number = |check: &str, name: &str| other[check][name].as_f64().unwrap();
         let (error, bound) = (number("self_check_bf16", "error_max"), number("self_check_bf16", "tolerance"));
         assert!(error > number("self_check", "error_max"), "rounding shows: {other}");
-        // Where the CPU multiplies in bf16 (AMX, AVX-512 BF16) the rule is that of everything rounded, which is wide for random weights;
+        // Where the CPU multiplies in bf16 (AMX, AVX-512 BF16) the rule rounds queries and weights too, which is wide for random weights;
         // what is found stays small.
         assert!(error <= bound && error < 0.05, "{other}");
     }

@@ -5,7 +5,7 @@ use longbow::events::{EventError, EventLog as _, FileEventLog, LogOptions, RECOR
 use std::path::{Path, PathBuf};
 
 fn record(text: &str) -> Record {
-    Record { kind: RecordKind::BID, body: text.as_bytes().to_vec() }
+    Record { kind: RecordKind::USER_EVENT, body: text.as_bytes().to_vec() }
 }
 
 fn open(dir: &Path, segment_bytes: u64) -> Result<FileEventLog, EventError> {
@@ -15,7 +15,7 @@ fn open(dir: &Path, segment_bytes: u64) -> Result<FileEventLog, EventError> {
 fn all(log: &FileEventLog) -> Result<Vec<String>, EventError> {
     let (mut bodies, mut next) = (Vec::new(), None);
     log.replay(1, &mut |number, kind, body| {
-        assert_eq!(kind, RecordKind::BID);
+        assert_eq!(kind, RecordKind::USER_EVENT);
         assert_eq!(number, next.unwrap_or(number));
         next = Some(number + 1);
         bodies.push(String::from_utf8(body.to_vec()).unwrap());
@@ -166,7 +166,7 @@ fn a_segment_whose_creation_was_cut_off_is_made_anew() {
 fn appends_are_ordered_bounded_and_group() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path(), 1 << 20).unwrap();
-    let long = Record { kind: RecordKind::BID, body: vec![0; RECORD_BYTES_MAX + 1] };
+    let long = Record { kind: RecordKind::USER_EVENT, body: vec![0; RECORD_BYTES_MAX + 1] };
     assert!(matches!(wait(log.append(vec![long])), Err(EventError::TooLong(_))));
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -181,7 +181,7 @@ fn appends_are_ordered_bounded_and_group() {
             });
         }
     });
-    log.offer(vec![record("by the way")]).unwrap();
+    wait(log.append(vec![record("by the way")])).unwrap();
     wait(log.append(vec![record("end")])).unwrap();
     let bodies = all(&log).unwrap();
     assert_eq!((bodies.len(), log.last()), (202, 202));

@@ -10,6 +10,7 @@ use crate::plans::Plan;
 use crate::reports::Grouping;
 use rmcp::model::{ErrorData, Tool};
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// Names, descriptions and schemas of the tools.
 const TOOLS: &str = include_str!("../../../assets/mcp/tools.json");
@@ -60,6 +61,20 @@ fn told(value: &impl serde::Serialize) -> Result<Value, Fault> {
         .map_err(|error| Fault::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()))
 }
 
+/// Refuses arguments that the tool's schema does not name: a slip of the pen would pass for something left out.
+fn known(tool: &str, arguments: &Arguments) -> Result<(), Fault> {
+    static LIST: LazyLock<Vec<Tool>> = LazyLock::new(|| list().unwrap_or_default());
+    let schema = LIST.iter().find(|known| known.name == tool).map(|known| &known.input_schema);
+    let Some(named) = schema.and_then(|schema| schema.get("properties")?.as_object()) else { return Ok(()) };
+    match arguments.keys().find(|name| !named.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => {
+            let names: Vec<&str> = named.keys().map(String::as_str).collect();
+            Err(Fault::invalid(name, format!("is no argument of {tool}; it takes {}", names.join(", "))))
+        }
+    }
+}
+
 /// Runs a tool; `None` if there is none of this name.
 pub(super) async fn run<C: CatalogAdmin>(
     desk: &Desk<C>,
@@ -67,6 +82,9 @@ pub(super) async fn run<C: CatalogAdmin>(
     tool: &str,
     arguments: Arguments,
 ) -> Option<Result<Value, Fault>> {
+    if let Err(fault) = known(tool, &arguments) {
+        return Some(Err(fault));
+    }
     Some(match tool {
         "list_plans" => records(desk, call, Kind::Plans, &arguments).await,
         "list_items" => records(desk, call, Kind::Items, &arguments).await,
@@ -132,7 +150,7 @@ fn checked(record: Value) -> Result<(), Fault> {
         let path = error.path().to_string();
         Fault::invalid(if path == "." { "plan".to_owned() } else { path }, error.into_inner().to_string())
     })?;
-    plan.validate().map_err(|error| Fault::invalid(error.field, error.fault))
+    plan.validate().and_then(|()| plan.check_lists()).map_err(|error| Fault::invalid(error.field, error.fault))
 }
 
 /// The answer of a first call.

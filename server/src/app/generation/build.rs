@@ -326,13 +326,15 @@ impl Workshop {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive interval")]
         let recall_every = if share > 0.0 { (1.0 / share).round() as u64 } else { 0 };
         let meters = Arc::clone(&self.meters);
-        // The gauge follows the last hundred samples or so.
-        let mean = std::sync::Mutex::new(None::<f64>);
+        // The mean of the first hundred samples, then an average that follows the last hundred or so: the first sample
+        // weighs no more than any other.
+        let followed = std::sync::Mutex::new((0.0_f64, 0.0_f64));
         let on_recall = Box::new(move |recall: f32| {
-            let Ok(mut mean) = mean.lock() else { return };
-            let recall = f64::from(recall);
-            let next = mean.map_or(recall, |mean| mean + (recall - mean) / 100.0);
-            *mean = Some(next);
+            let Ok(mut followed) = followed.lock() else { return };
+            let (samples, mean) = *followed;
+            let samples = (samples + 1.0).min(100.0);
+            let next = mean + (f64::from(recall) - mean) / samples;
+            *followed = (samples, next);
             meters.recall.set(next);
             meters.recall_samples.increment(1);
         });

@@ -17,7 +17,8 @@ pub(super) const LISTED_MAX: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Served {
-    /// Where it was loaded from.
+    /// Where it was loaded from. In the file relative to the data directory if it lies in there, so that a directory can be moved
+    /// and a copy serves its own.
     pub(crate) path: PathBuf,
     /// Its name.
     pub(crate) name: String,
@@ -48,8 +49,44 @@ fn place(config: &Config) -> PathBuf {
     config.data.dir.join("models").join("current")
 }
 
+/// A path as the file has it.
+fn kept(config: &Config, served: &Served) -> Served {
+    let full = served.path.canonicalize().unwrap_or_else(|_| served.path.clone());
+    let root = config.data.dir.canonicalize();
+    let path = root.ok().and_then(|root| full.strip_prefix(root).ok().map(Path::to_owned)).unwrap_or(full);
+    Served { path, ..served.clone() }
+}
+
+/// A path of the file as this process reaches it: one that is absolute stays.
+fn found(config: &Config, served: Served) -> Served {
+    let path = config.data.dir.join(&served.path);
+    // Servers before this form wrote paths as seen from where they ran.
+    if !path.exists() && served.path.exists() { served } else { Served { path, ..served } }
+}
+
+/// True if a server has been ready on this data directory: its first start writes the record.
+pub(crate) fn served_before(config: &Config) -> bool {
+    place(config).exists()
+}
+
+/// Looks for the model that a start would serve and changes nothing.
+///
+/// # Errors
+/// The data directory is none, or there is no model.
+pub(crate) fn find_model(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.data.dir;
+    match fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => bail!("data.dir {}: is not a directory", dir.display()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("data.dir {}", dir.display()));
+        }
+        _ => {}
+    }
+    chosen_model(config).map(drop)
+}
+
 /// The record, unless there is none or the settings have overruled it.
-pub(crate) fn read(config: &Config) -> anyhow::Result<Option<Record>> {
+fn read(config: &Config) -> anyhow::Result<Option<Record>> {
     let path = place(config);
     let json = match fs::read(&path) {
         Ok(json) => json,
@@ -67,7 +104,8 @@ pub(crate) fn read(config: &Config) -> anyhow::Result<Option<Record>> {
         );
         return Ok(None);
     }
-    Ok(Some(record))
+    let (current, previous) = (found(config, record.current), record.previous.map(|served| found(config, served)));
+    Ok(Some(Record { current, previous, ..record }))
 }
 
 /// Writes it in one step: a crash leaves the old record or the new one.
@@ -76,8 +114,8 @@ pub(crate) fn write(config: &Config, current: &Served, previous: Option<&Served>
     let record = Record {
         format: FORMAT,
         configured: config.model.path.clone(),
-        current: current.clone(),
-        previous: previous.cloned(),
+        current: kept(config, current),
+        previous: previous.map(|served| kept(config, served)),
     };
     let draft = path.with_extension("new");
     let written = || -> anyhow::Result<()> {
@@ -90,9 +128,19 @@ pub(crate) fn write(config: &Config, current: &Served, previous: Option<&Served>
     written().with_context(|| format!("write {}", path.display()))
 }
 
+/// The model that a start serves, and the record of the last switch where that names it.
+pub(crate) fn chosen_model(config: &Config) -> anyhow::Result<(PathBuf, Option<Record>)> {
+    let record = read(config)?;
+    let path = match &record {
+        Some(record) => record.current.path.clone(),
+        None => first(config)?,
+    };
+    Ok((path, record))
+}
+
 /// Where the model is that a start without a record serves: `model.path`, else the only bundle of the model directory, else
 /// a bare file `model.safetensors` in the data directory.
-pub(crate) fn first(config: &Config) -> anyhow::Result<PathBuf> {
+fn first(config: &Config) -> anyhow::Result<PathBuf> {
     if !config.model.path.is_empty() {
         let path = PathBuf::from(&config.model.path);
         if !path.exists() {
@@ -180,7 +228,11 @@ mod tests {
     fn a_record_is_read_back_and_void_once_the_settings_say_otherwise() {
         let (_folder, mut config) = config();
         assert_eq!(read(&config).unwrap(), None);
-        let served = |name: &str| Served { path: name.into(), name: name.into(), version: "00".into() };
+        let served = |name: &str| Served {
+            path: config.data.dir.join("models").join(name),
+            name: name.into(),
+            version: "00".into(),
+        };
         write(&config, &served("b"), Some(&served("a"))).unwrap();
         let record = read(&config).unwrap().unwrap();
         assert_eq!((record.current, record.previous), (served("b"), Some(served("a"))));
@@ -190,6 +242,22 @@ mod tests {
         config.model.path.clear();
         fs::write(place(&config), "{").unwrap();
         assert!(read(&config).unwrap_err().to_string().contains("damaged"));
+    }
+
+    #[test]
+    fn a_directory_can_be_moved_and_a_copy_serves_its_own_models() {
+        let (folder, mut config) = config();
+        add(&config, "one");
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let served = |path: PathBuf| Served { path, name: "one".into(), version: "00".into() };
+        let before = (served(config.data.dir.join("models/one")), served(elsewhere));
+        write(&config, &before.0, Some(&before.1)).unwrap();
+        let moved = folder.path().join("moved");
+        fs::rename(&config.data.dir, &moved).unwrap();
+        config.data.dir = moved.clone();
+        let record = read(&config).unwrap().unwrap();
+        assert_eq!((record.current.path, record.previous), (moved.join("models/one"), Some(before.1)));
     }
 
     #[test]

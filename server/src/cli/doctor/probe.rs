@@ -1,6 +1,7 @@
 //! The single looks of the doctor.
 
 use super::Finding;
+use crate::app::chosen_model;
 use crate::config::{Config, StateFormat};
 use crate::runtime::{cores as usable_cores, file_limit, io_threads, raise_file_limit};
 use longbow_index::{IndexOptions, Kind, LiveIndex, Query, Retriever as _};
@@ -164,16 +165,15 @@ fn openblas(path: &Path) -> Finding {
 }
 
 pub(super) fn model(config: &Config) -> Finding {
-    let path = &config.model.path;
-    if path.is_empty() {
-        return Finding::ok("model", "none set: the one in the data directory, which `longbow demo` puts there");
-    }
-    let fix = "set model.path to a bundle directory or a safetensors file";
-    let bundle = Path::new(path).join(longbow_model::bundle::MODEL);
+    let fix = "set model.path to a bundle directory or a safetensors file, or run `longbow demo` to make a world with a model";
+    let path = match chosen_model(config) {
+        Ok((path, _)) => path,
+        Err(error) => return Finding::fault("model", format!("{error:#}"), fix),
+    };
     let (file, what) =
-        if Path::new(path).is_dir() { (bundle.as_path(), "bundle") } else { (Path::new(path), "bare file") };
-    match fs::File::open(file).and_then(|file| file.metadata()) {
-        Ok(meta) if meta.is_file() => Finding::ok("model", format!("{path}, {what}, {}", gib(meta.len()))),
+        if path.is_dir() { (path.join(longbow_model::bundle::MODEL), "bundle") } else { (path.clone(), "bare file") };
+    match fs::File::open(&file).and_then(|file| file.metadata()) {
+        Ok(meta) if meta.is_file() => Finding::ok("model", format!("{}, {what}, {}", path.display(), gib(meta.len()))),
         Ok(_) => Finding::fault("model", format!("{} is no file", file.display()), fix),
         Err(error) => Finding::fault("model", format!("{}: {error}", file.display()), fix),
     }

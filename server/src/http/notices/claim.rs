@@ -1,6 +1,6 @@
 //! What a notice signs, the keys it is signed with, and the check.
 
-use super::macros::{LossReason, clearing_price, suffix, told_price};
+use super::macros::{LossReason, clearing_price, several, suffix, told_price};
 use super::query::{QUERY_BYTES_MAX, Query, push};
 use super::{Notice, NoticeError, NoticeKind};
 use crate::money::{Currency, Micros};
@@ -266,6 +266,7 @@ fn read_macros(kind: NoticeKind, query: &Query<'_>, claim: Claim<'static>, now_s
         price,
         loss: query.told("loss").and_then(LossReason::parse),
         min_to_win: told_price(query.told("min")),
+        several: query.told("mult").is_some_and(several),
         impression_at_ms: query.told("ts").and_then(|text| text.parse().ok()),
         claim,
     })

@@ -73,6 +73,11 @@ pub(super) fn told_price(text: Option<&str>) -> Option<Micros> {
     micros_from_cpm(text?, Rounding::Up).ok()
 }
 
+/// True for an `AUCTION_MULTIPLIER` that is a number and not 1.
+pub(super) fn several(text: &str) -> bool {
+    text.trim().parse::<f64>().is_ok_and(|number| number.total_cmp(&1.0).is_ne())
+}
+
 /// Why a bid lost (OpenRTB list of loss reason codes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LossReason(pub u32);
@@ -122,11 +127,5 @@ impl LossReason {
             1_000.. => "exchange_specific",
             _ => "other",
         }
-    }
-
-    /// True when another bid was higher: the only losses that a price model may learn from.
-    #[must_use]
-    pub const fn is_outbid(self) -> bool {
-        matches!(self.0, 100..=103)
     }
 }

@@ -1,4 +1,5 @@
-//! Prices as OpenRTB writes them: decimal numbers for a thousand impressions, read and written without a float in between.
+//! Prices as OpenRTB writes them: decimal numbers for a thousand impressions, read without a float in between. (Written they are
+//! the float of [`Micros::as_cpm`], which prints as the same decimal.)
 
 use crate::money::{Micros, Rounding};
 
@@ -118,17 +119,6 @@ fn parse_exponent(text: &str) -> Result<i32, CpmFault> {
     text.strip_prefix('+').unwrap_or(text).parse().map_err(|_| CpmFault::NotDecimal)
 }
 
-/// The decimal CPM of a price per impression, without trailing zeros: 2,500 micros is `2.5`.
-#[must_use]
-pub fn cpm_text(price: Micros) -> String {
-    let sign = if price.0 < 0 { "-" } else { "" };
-    let magnitude = price.0.unsigned_abs();
-    let (whole, thousandths) = (magnitude / 1_000, magnitude % 1_000);
-    let mut text = format!("{sign}{whole}.{thousandths:03}");
-    text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +158,14 @@ mod tests {
         for text in ["1000000000.0001", "1e30", "9e999", "99999999999999999999999999999999999999999999"] {
             assert_eq!(micros_from_cpm(text, Rounding::Up), Err(CpmFault::TooLarge), "{text}");
         }
+    }
+
+    /// The decimal CPM of a price per impression, without trailing zeros: 2,500 micros is `2.5`.
+    fn cpm_text(price: Micros) -> String {
+        let (whole, thousandths) = (price.0 / 1_000, price.0 % 1_000);
+        let mut text = format!("{whole}.{thousandths:03}");
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+        text
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! One impression: `imp` to [`Slot`].
 
 use super::cpm::CpmFault;
+use super::json::Json;
 use super::read::Obj;
 use super::request::{auction_type, bare_domain};
 use super::{BadRequest, Leniency, Unusable, native};
@@ -24,6 +25,7 @@ pub(super) fn slot(
     unusable: &mut Vec<Unusable>,
 ) -> Result<Slot, BadRequest> {
     let mut note = |form, why| unusable.push(Unusable { imp_id: imp_id.clone(), form, why });
+    let several = several(imp)?;
     let banner = imp.object("banner")?.map_or(Ok(None), |object| banner(&object, &mut note))?;
     let video = imp.object("video")?.map_or(Ok(None), |object| video(&object, &mut note))?;
     if let Some(audio) = imp.object("audio")? {
@@ -48,11 +50,30 @@ pub(super) fn slot(
             Ok(())
         })?;
     }
-    if !out.offers_anything() {
+    if several {
+        note("imp", "several impressions for one price (qty) are not sold here");
+        (out.banner, out.video, out.native) = (None, None, None);
+    } else if !out.offers_anything() {
         note("imp", "offers no form that can be filled");
     }
     out.imp_id = imp_id;
     Ok(out)
+}
+
+/// True unless one price is for one impression. With `qty.multiplier` (2.6, screens that many people see) the exchange bills the price
+/// that many times, where the hold is for one; what cannot be read is taken for such a number.
+fn several(imp: &Obj<'_, '_, '_>) -> Result<bool, BadRequest> {
+    let Some(qty) = imp.object("qty")? else { return Ok(false) };
+    Ok(match qty.get("multiplier") {
+        None => false,
+        Some(Json::Int(number)) => *number != 1,
+        Some(Json::Float(number)) => number.total_cmp(&1.0).is_ne(),
+        Some(Json::Text(text)) => {
+            qty.tally.count(Leniency::TextForNumber);
+            !text.trim().parse::<f64>().is_ok_and(|number| number.total_cmp(&1.0).is_eq())
+        }
+        Some(_) => true,
+    })
 }
 
 /// `imp.bidfloor`. Real exchanges send negative ones for "none".
@@ -95,21 +116,25 @@ fn banner(
     }
     let (w, h) = (banner.natural("w")?.unwrap_or(0), banner.natural("h")?.unwrap_or(0));
     let mut sizes = Vec::new();
-    let mut inexact = (w > 0) != (h > 0);
+    let inexact = (w > 0) != (h > 0);
+    let mut flexible = false;
     banner.objects("format", SIZES_MAX, |format| {
         for key in ["wratio", "hratio", "wmin"] {
-            inexact |= format.natural(key)?.is_some_and(|value| value > 0);
+            flexible |= format.natural(key)?.is_some_and(|value| value > 0);
         }
         push_size(&mut sizes, format.natural("w")?.unwrap_or(0), format.natural("h")?.unwrap_or(0));
         Ok(())
     })?;
-    push_size(&mut sizes, w, h);
+    // 2.6, section 3.2.6: `w` and `h` are the size where no formats are named; beside formats they are no offer.
+    if sizes.is_empty() && !flexible {
+        push_size(&mut sizes, w, h);
+    }
     let out = BannerSlot { sizes, blocked_attributes: banner.codes("battr")?, mimes: lower(banner.texts("mimes")?) };
     if banner.codes("btype")?.contains(&HTML_BANNER) {
         note("banner", "btype blocks HTML banners");
         return Ok(None);
     }
-    if out.sizes.is_empty() && inexact {
+    if out.sizes.is_empty() && (flexible || inexact) {
         note("banner", "only flexible or incomplete sizes are offered");
         return Ok(None);
     }

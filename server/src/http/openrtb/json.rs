@@ -40,15 +40,46 @@ impl<'a> Json<'a> {
     }
 }
 
+/// The body with `\uffff`, a code point that is no character, in the place of every lone surrogate: what is left of an emoji where
+/// a sender cut a text in its middle (`"\ud83d"`). `None` if there is none. Positions stay as they are.
+pub(super) fn without_lone_surrogates(body: &[u8]) -> Option<Vec<u8>> {
+    let mut mended: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while at < body.len() {
+        if body[at] != b'\\' {
+            at += 1;
+            continue;
+        }
+        at += match (escaped(body, at), escaped(body, at + 6)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => 12,
+            (Some(0xd800..0xe000), _) => {
+                mended.get_or_insert_with(|| body.to_vec())[at + 2..at + 6].copy_from_slice(b"ffff");
+                6
+            }
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+    }
+    mended
+}
+
+/// The number of a `\uXXXX` that stands at `at`.
+fn escaped(body: &[u8], at: usize) -> Option<u16> {
+    let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    // A sign is no digit.
+    let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
 /// Every field name the server reads, in any object of a request.
 fn known(key: &str) -> Option<&'static str> {
     macro_rules! keys {
         ($($name:literal)*) => { match key { $($name => Some($name),)* _ => None } };
     }
     keys!(
-        "id" "imp" "at" "test" "tmax" "cur" "wseat" "bseat" "bcat" "acat" "cattax" "badv" "bapp" "wlang" "wlangb"
-        "site" "app" "device" "user" "regs" "ext" "domain" "bundle" "publisher" "name"
-        "banner" "video" "audio" "native" "pmp" "bidfloor" "bidfloorcur" "secure" "tagid"
+        "id" "imp" "at" "test" "tmax" "cur" "wseat" "bseat" "bcat" "acat" "cattax" "badv" "wlang" "wlangb"
+        "site" "app" "device" "user" "regs" "ext" "domain" "bundle" "publisher"
+        "banner" "video" "audio" "native" "pmp" "bidfloor" "bidfloorcur" "secure" "tagid" "qty" "multiplier"
         "format" "w" "h" "wmin" "hmin" "wmax" "hmax" "wratio" "hratio" "mimes" "battr" "btype"
         "minduration" "maxduration" "rqddurs" "protocols" "protocol" "linearity" "poddur" "mincpmpersec" "durfloors"
         "mindur" "maxdur" "minbitrate" "maxbitrate" "sequence" "maxseq" "skipmin" "skipafter"
@@ -155,6 +186,24 @@ mod tests {
         assert_eq!(names, ["id", "tmax", "w", "id"]);
         assert!(matches!(&fields[0].1, Json::Text(Cow::Borrowed("a"))));
         assert!(matches!(&fields[2].1, Json::Float(w) if *w == 1000.0));
+    }
+
+    #[test]
+    fn halves_of_surrogate_pairs_are_mended_where_they_stand() {
+        let cases: [(&str, Option<&str>); 8] = [
+            (r#""plain \\ud83d""#, None),
+            (r#""whole \ud83d\ude00""#, None),
+            (r#""\u00e9\uD7FF\uE000""#, None),
+            (r#""cut \ud83d""#, Some(r#""cut \uffff""#)),
+            (r#""\ude00 \uD83D\uD83D\uDE00\udead""#, Some(r#""\uffff \uffff\uD83D\uDE00\uffff""#)),
+            (r#""\\\ud83d""#, Some(r#""\\\uffff""#)),
+            (r#""\ud83""#, None),
+            ("\\", None),
+        ];
+        for (body, expected) in cases {
+            let mended = without_lone_surrogates(body.as_bytes());
+            assert_eq!(mended.as_deref(), expected.map(str::as_bytes), "{body}");
+        }
     }
 
     #[test]

@@ -7,10 +7,10 @@ use super::read::Obj;
 /// The field that named the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserSource {
+    /// `user.buyeruid`, the buyer's own id, which the exchange has from cookie syncs: the one under which histories are stored.
+    BuyerUid,
     /// `user.id`, the exchange's id.
     UserId,
-    /// `user.buyeruid`, the buyer's own id.
-    BuyerUid,
     /// `user.eids[].uids[].id` (also in `user.ext.eids`, where 2.5 has it).
     ExtendedId,
     /// `device.ifa`, the advertising id of the device.
@@ -69,8 +69,8 @@ pub(super) fn user(root: &Obj<'_, '_, '_>) -> Result<UserRef, BadRequest> {
         }
     };
     if let Some(user) = &user {
-        offer(user.hint_text("id"), UserSource::UserId);
         offer(user.hint_text("buyeruid"), UserSource::BuyerUid);
+        offer(user.hint_text("id"), UserSource::UserId);
         offer(extended_id(user), UserSource::ExtendedId);
         if let Some(ext) = user.hint("ext") {
             offer(extended_id(&ext), UserSource::ExtendedId);

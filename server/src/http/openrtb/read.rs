@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 /// Longest identifier, code or domain accepted, in bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 1_024;
+/// What stands for a lone surrogate ([`super::json::without_lone_surrogates`]).
+const NO_CHARACTER: char = '\u{ffff}';
 /// Longest list of codes, domains or numbers accepted.
 pub(super) const LIST_MAX: usize = 20_000;
 
@@ -271,6 +273,10 @@ fn text_of<'t>(value: &'t Json<'_>, at: At<'_>, tally: &Counter) -> Result<Optio
             Err(at.fail(format!("has {} bytes; at most {TEXT_BYTES_MAX} are accepted", text.len())))
         }
         Json::Text(text) if text.trim().is_empty() => Ok(None),
+        // Where the value counts (an id is repeated, a block is obeyed), half a character is not the value that was meant.
+        Json::Text(text) if text.contains(NO_CHARACTER) => {
+            Err(at.fail("holds half of a surrogate pair; must be whole characters"))
+        }
         Json::Text(text) => Ok(Some(Cow::Borrowed(text))),
         Json::Int(number) => {
             tally.count(Leniency::NumberForText);

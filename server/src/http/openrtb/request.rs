@@ -1,8 +1,8 @@
 //! The request as a whole: its own fields and limits, then each impression.
 
-use super::json::Json;
+use super::json::{Json, without_lone_surrogates};
 use super::read::{At, NO_CURRENCY, Obj};
-use super::{BadRequest, BidRequest, Context, Counter, Leniency, Tally, imp, person};
+use super::{BadRequest, BidRequest, Context, Counter, ITEM_TAXONOMY, Leniency, Tally, imp, person};
 use crate::auction::slot::{AuctionType, Channel, Terms};
 use crate::money::Currency;
 use std::collections::HashSet;
@@ -17,8 +17,18 @@ pub const IMPS_MAX: usize = 100;
 /// a small multiple of the body, whose size the listener limits.
 pub fn parse(body: &[u8]) -> Result<BidRequest, BadRequest> {
     let root = At::ROOT;
-    let json = Json::parse(body).map_err(|error| root.fail(malformed(&error)))?;
     let counter = Counter::default();
+    let mended;
+    let mut json = Json::parse(body);
+    // Senders that cut texts by length cut emoji in halves, mostly in fields that are read for nothing.
+    if json.is_err()
+        && let Some(body) = without_lone_surrogates(body)
+    {
+        counter.count(Leniency::LoneSurrogate);
+        mended = body;
+        json = Json::parse(&mended);
+    }
+    let json = json.map_err(|error| root.fail(malformed(&error)))?;
     if !matches!(json, Json::Object(_)) {
         return Err(root.fail(format!("is {}; must be a JSON object: a bid request", json.type_name())));
     }
@@ -29,8 +39,7 @@ pub fn parse(body: &[u8]) -> Result<BidRequest, BadRequest> {
         tmax_ms: request.natural("tmax")?.filter(|&ms| ms > 0),
         user: person::user(&request)?,
         context: Context::default(),
-        category_taxonomy: request.natural("cattax")?.filter(|&code| code > 0).unwrap_or(1),
-        blocked_apps: request.texts("bapp")?,
+        category_taxonomy: request.natural("cattax")?.filter(|&code| code > 0).unwrap_or(ITEM_TAXONOMY),
         unusable: Vec::new(),
         tally: Tally::default(),
     };

@@ -137,7 +137,7 @@ struct BidOut<'a> {
     crid: &'a str,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     cat: &'a [String],
-    cattax: u8,
+    cattax: u32,
     #[serde(skip_serializing_if = "<[u32]>::is_empty")]
     attr: &'a [u32],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,7 +185,7 @@ impl<'a> BidOut<'a> {
             cid: bid.campaign_id,
             crid: bid.creative_id,
             cat: bid.categories,
-            cattax: 1,
+            cattax: super::ITEM_TAXONOMY,
             attr: bid.attributes,
             iurl: bid.image_url,
             protocol,

@@ -16,7 +16,7 @@ struct Node<K, V> {
 
 /// Entries in a slab linked from newest to oldest.
 #[derive(Debug)]
-pub(super) struct Lru<K, V> {
+pub(crate) struct Lru<K, V> {
     index: HashMap<K, usize>,
     nodes: Vec<Option<Node<K, V>>>,
     vacant: Vec<usize>,
@@ -27,21 +27,21 @@ pub(super) struct Lru<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V> Lru<K, V> {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         let (index, nodes, vacant) = (HashMap::new(), Vec::new(), Vec::new());
         Self { index, nodes, vacant, newest: NONE, oldest: NONE, bytes: 0, bytes_max }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 
     /// The value, which becomes the newest.
-    pub(super) fn get(&mut self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
         let at = *self.index.get(key)?;
         if self.newest != at {
             self.unlink(at);
@@ -51,13 +51,13 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
     }
 
     /// The value, without counting as a use.
-    pub(super) fn peek(&self, key: &K) -> Option<&V> {
+    pub(crate) fn peek(&self, key: &K) -> Option<&V> {
         self.nodes[*self.index.get(key)?].as_ref().map(|node| &node.value)
     }
 
     /// Sets the value as the newest, and forgets the oldest ones until the budget holds. A value larger than the whole
     /// budget is not kept.
-    pub(super) fn insert(&mut self, key: K, value: V, bytes: usize) {
+    pub(crate) fn insert(&mut self, key: K, value: V, bytes: usize) {
         self.remove(&key);
         if bytes > self.bytes_max {
             return;
@@ -79,7 +79,7 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         }
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.index.remove(key)?;
         self.unlink(at);
         let node = self.nodes[at].take()?;
