@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 /// Results that weigh as much as what all plans together show.
 const PRIOR_RESULTS: f64 = 300.0;
+/// Impressions after which a belief learns, and the hours after which it learns from fewer. The logarithm of what a few impressions brought is
+/// biased, and so is silence in a second in which nothing was due: the server ticks every second.
+const LEARN_IMPRESSIONS: f64 = 100.0;
+const LEARN_HOURS: f64 = 0.25;
 /// Furthest that a channel's multiplier lies from the plan's, as a factor and its inverse.
 const FACTOR_MAX: f64 = 2.0;
 
@@ -75,12 +79,50 @@ pub(super) struct ChannelMemory {
     pub(super) response: Option<Response>,
     /// Logarithm of the channel's factor while the tick ran.
     pub(super) shift: f64,
+    /// What came since the belief last learned.
+    #[serde(default)]
+    held: Held,
+}
+
+/// Ticks that are learned from as one. Traffic, impressions and money are sums, the exponent and the level of prices too, times traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Held {
+    hours: f64,
+    exponent: f64,
+    traffic: f64,
+    price_level: f64,
+    impressions: f64,
+    value: f64,
+    spend: f64,
+}
+
+impl Held {
+    fn add(&mut self, tick: &TickSeen, hours: f64) {
+        self.hours += hours;
+        self.exponent += tick.traffic * tick.exponent;
+        self.traffic += tick.traffic;
+        self.price_level += tick.traffic * tick.price_level;
+        self.impressions += tick.impressions;
+        self.value += tick.value;
+        self.spend += tick.spend;
+    }
+
+    /// Them as one tick and its hours, once they are enough to learn from.
+    fn take(&mut self) -> Option<(TickSeen, f64)> {
+        // A tick of LEARN_HOURS is enough although times are rounded.
+        if self.traffic <= 0.0 || (self.impressions < LEARN_IMPRESSIONS && self.hours < LEARN_HOURS - 1e-6) {
+            return None;
+        }
+        let Self { hours, exponent, traffic, price_level, impressions, value, spend } = std::mem::take(self);
+        let (exponent, price_level) = (exponent / traffic, price_level / traffic);
+        Some((TickSeen { exponent, traffic, price_level, impressions, value, spend }, hours))
+    }
 }
 
 impl ChannelMemory {
     pub(super) fn new(seen: &ChannelSeen) -> Self {
         let ChannelSeen { impressions, spent, expected, .. } = *seen;
-        Self { spent, expected, impressions, response: None, shift: 0.0 }
+        Self { spent, expected, impressions, ..Self::default() }
     }
 
     /// What came since the tick before.
@@ -96,10 +138,15 @@ impl ChannelMemory {
         }
     }
 
-    /// Learns from a tick that lasted `hours`; `threshold` is where a new channel's belief begins.
+    /// Learns from a tick that lasted `hours`; `threshold` is where a new channel's belief begins. The first impressions are learned from at
+    /// once, later ones when there are enough.
     pub(super) fn learn(&mut self, tick: &TickSeen, seen: &ChannelSeen, hours: f64, threshold: f64) {
         if let Some(response) = &mut self.response {
-            response.learn(tick, hours);
+            self.held.add(tick, hours);
+            response.surprise = [0.0; 2];
+            if let Some((ticks, hours)) = self.held.take() {
+                response.learn(&ticks, hours);
+            }
         } else if tick.impressions >= 1.0 && tick.value > 0.0 && tick.spend > 0.0 && tick.traffic > 0.0 {
             self.response = Some(Response::first(tick, threshold));
         }
@@ -166,5 +213,33 @@ mod tests {
         assert!(told[0] < 0.65 && told[1] > 1.35, "but other plans know the channels: {told:?}");
         let wild = factors(&seen([channel(1_000_000, 0), channel(1, i64::MAX / 2), none, none], u64::MAX), &outlook);
         assert!(wild.iter().all(|f| (1.0 / FACTOR_MAX..=FACTOR_MAX).contains(f)), "{wild:?}");
+    }
+
+    #[test]
+    fn many_short_ticks_teach_what_one_long_tick_does() {
+        let start = ChannelSeen { impressions: 50, spent: Micros(50_000), expected: Micros(60_000), earned: Micros(0) };
+        let begun = || {
+            let mut channel = ChannelMemory::new(&ChannelSeen::default());
+            let tick = channel.tick(&start, -0.2, 0.3, 0.1);
+            channel.learn(&tick, &start, 0.25, 0.0);
+            channel
+        };
+        let (mut long, mut short) = (begun(), begun());
+        let grown = |by: i64| ChannelSeen {
+            impressions: start.impressions + u64::try_from(by).unwrap(),
+            spent: Micros(start.spent.0 + 1_300 * by),
+            expected: Micros(start.expected.0 + 1_250 * by),
+            earned: Micros(0),
+        };
+        let tick = long.tick(&grown(60), -0.2, 0.3, 0.1);
+        long.learn(&tick, &grown(60), 0.25, 0.0);
+        for second in 1..=900_u32 {
+            let seen = grown(i64::from(second / 15)); // an impression every 15 seconds
+            let tick = short.tick(&seen, -0.2, 0.3 / 900.0, 0.1);
+            short.learn(&tick, &seen, 0.25 / 900.0, 0.0);
+        }
+        let [a, b] = [long, short].map(|channel| channel.response.unwrap());
+        assert!((a.offer - b.offer).abs() < 1e-6 && (a.threshold - b.threshold).abs() < 1e-6, "{a:?} {b:?}");
+        assert!((a.variance[0] - b.variance[0]).abs() < 1e-6, "{a:?} {b:?}");
     }
 }
