@@ -56,12 +56,13 @@ pub(crate) fn depths(rows: usize) -> [usize; DEPTHS] {
 /// one as many more as it is deeper.
 fn probes_for(shape: Shape, eligible: usize, k: usize) -> usize {
     let depth = k.saturating_mul(shape.rows).div_ceil(eligible);
-    let tuned: Vec<(usize, usize)> = depths(shape.rows).into_iter().zip(shape.probes).collect();
-    let after = tuned.partition_point(|&(tuned, _)| tuned < depth);
-    match (after.checked_sub(1).map(|before| tuned[before]), tuned.get(after)) {
-        (None, first) => first.map_or(0, |&(_, probes)| probes),
-        (Some((from, few)), Some(&(to, many))) => few + (many.saturating_sub(few) * (depth - from)).div_ceil(to - from),
-        (Some((last, probes)), None) => probes.saturating_mul(depth).div_ceil(last),
+    let (depths, probes) = (depths(shape.rows), shape.probes);
+    let after = depths.partition_point(|&tuned| tuned < depth);
+    let Some(before) = after.checked_sub(1) else { return probes[0] };
+    let (from, few) = (depths[before], probes[before]);
+    match (depths.get(after), probes.get(after)) {
+        (Some(to), Some(many)) => few + (many.saturating_sub(few) * (depth - from)).div_ceil(to - from),
+        _ => few.saturating_mul(depth).div_ceil(from),
     }
 }
 
