@@ -6,11 +6,11 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use longbow::deadline::{SystemClock, WallClock as _};
-use longbow::events::{FileEventLog, LogOptions};
+use longbow::events::{EventLog, LogOptions};
 use longbow::ids::{Id, ItemKey};
 use longbow::ledger::{AccountId, BidId, Ledger, Notice, Options, Settlement};
 use longbow::money::Micros;
-use longbow::store::{History, RedbUserStore, StoreOptions, UserEvent, UserStore as _};
+use longbow::store::{History, StoreOptions, UserEvent, UserStore};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Runtime;
@@ -86,9 +86,9 @@ fn settle(c: &mut Criterion) {
     group.finish();
 }
 
-fn store(dir: &std::path::Path) -> Arc<RedbUserStore> {
-    let log = Arc::new(FileEventLog::open(&dir.join("events"), LogOptions::default()).unwrap());
-    Arc::new(RedbUserStore::open(dir, StoreOptions::default(), log, Arc::new(SystemClock)).unwrap())
+fn store(dir: &std::path::Path) -> Arc<UserStore> {
+    let log = Arc::new(EventLog::open(&dir.join("events"), LogOptions::default()).unwrap());
+    Arc::new(UserStore::open(dir, StoreOptions::default(), log, Arc::new(SystemClock)).unwrap())
 }
 
 fn history(events: i64) -> History {
@@ -158,9 +158,9 @@ fn import(c: &mut Criterion) {
         let store = store(dir.path());
         runtime.block_on(store.import(vec![(user.clone(), history(10_000))])).unwrap();
     }
-    let log = Arc::new(FileEventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap());
+    let log = Arc::new(EventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap());
     let uncached = StoreOptions { cache_bytes: 1, ..StoreOptions::default() };
-    let store = RedbUserStore::open(dir.path(), uncached, log, Arc::new(SystemClock)).unwrap();
+    let store = UserStore::open(dir.path(), uncached, log, Arc::new(SystemClock)).unwrap();
     c.bench_function("load 10,000 events from the file", |b| b.iter(|| runtime.block_on(store.load(&user)).unwrap()));
 }
 

@@ -52,7 +52,10 @@ impl Retriever for ExactRetriever {
         let mut scans: Vec<Scan<'_>> = tops
             .iter_mut()
             .zip(queries.iter().zip(&padded))
-            .map(|(top, (query, padded))| Scan { query: padded, mask: query.eligible.unwrap_or(&self.all), top })
+            .map(|(top, (query, padded))| {
+                let mask = query.eligible.unwrap_or(&self.all);
+                Scan { query: padded, mask, eligible: mask.count(), top }
+            })
             .collect();
         scan_frozen(&self.frozen, &mut scans);
         Ok(tops.into_iter().map(TopK::into_hits).collect())

@@ -5,6 +5,8 @@
 
 #![expect(unsafe_code, reason = "the FAISS C API; scoring compiled for AVX2")]
 
+mod simd;
+
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -12,7 +14,8 @@ use std::sync::Once;
 
 use faiss_sys as sys;
 
-use crate::rows::{Rows, score_picks};
+pub(crate) use simd::{code_scores, score};
+
 use crate::{Bitmap, IndexError};
 
 /// Whether this machine can run the index, or what it lacks and why that matters. Ask before anything else is called.
@@ -45,27 +48,6 @@ pub fn cpu_supported() -> Result<(), String> {
     }
     #[cfg(not(target_arch = "x86_64"))]
     Ok(())
-}
-
-/// Inner products of the padded `query` with the picked rows, to `scores`.
-pub(crate) fn score(query: &[f32], rows: &Rows, picks: &[u32], scores: &mut [f32]) {
-    assert!(
-        query.len() == rows.stride() && picks.len() <= scores.len(),
-        "query padded like the rows, a score for each pick"
-    );
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the CPU has both features the function is compiled for; it is otherwise a safe function.
-        unsafe { score_avx2(query, rows, picks, scores) };
-        return;
-    }
-    score_picks::<false>(query, rows, picks, scores);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn score_avx2(query: &[f32], rows: &Rows, picks: &[u32], scores: &mut [f32]) {
-    score_picks::<true>(query, rows, picks, scores);
 }
 
 unsafe extern "C" {
@@ -436,9 +418,13 @@ mod tests {
             assert!(labels.iter().all(|label| label % 2 == 0), "{labels:?}");
         };
         search(20_000);
-        let before = resident_kib();
-        search(150_000);
-        let grown = resident_kib().saturating_sub(before);
-        assert!(grown < 3_000, "{grown} KiB");
+        // A leak shows each time, what other tests of the process take meanwhile does not.
+        let grown = (0..3).map(|_| {
+            let before = resident_kib();
+            search(150_000);
+            resident_kib().saturating_sub(before)
+        });
+        let grown = grown.min();
+        assert!(grown < Some(3_000), "{grown:?} KiB");
     }
 }

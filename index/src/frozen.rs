@@ -1,20 +1,28 @@
 //! The part of an index that does not change: vectors by row, the slot of each row, and the inverted lists over them.
 
+use crate::codes::Codes;
 use crate::lists::{BuildOptions, Lists};
 use crate::rows::{Rows, normalise};
 use crate::{Bitmap, IndexError, tune};
+use std::ops::Range;
 
 /// Stands for "this slot has no row".
 pub(crate) const NO_ROW: u32 = u32::MAX;
+
+/// Slots that one word of a set stands for.
+const SLOTS_A_WORD: usize = 64;
 
 /// Items as they were when this part was built. Liveness is kept outside, by the snapshot.
 #[derive(Debug)]
 pub(crate) struct Frozen {
     rows: Rows,
+    codes: Codes,
     /// Slot of each row, ascending.
     slots: Vec<u32>,
     /// Row of each slot, or [`NO_ROW`].
     row_of: Vec<u32>,
+    /// Rows before each word of a set of slots, and after the last.
+    rows_before: Vec<u32>,
     /// Inverted lists over all rows; absent for the exact kind and for few items.
     lists: Option<Lists>,
 }
@@ -27,7 +35,13 @@ impl Frozen {
         for (row, &slot) in (0_u32..).zip(&slots) {
             row_of[slot as usize] = row;
         }
-        Self { rows, slots, row_of, lists }
+        let codes = Codes::of(&rows);
+        let mut rows_before = vec![0_u32; row_of.len().div_ceil(SLOTS_A_WORD) + 1];
+        slots.iter().for_each(|&slot| rows_before[slot as usize / SLOTS_A_WORD + 1] += 1);
+        for word in 1..rows_before.len() {
+            rows_before[word] += rows_before[word - 1];
+        }
+        Self { rows, codes, slots, row_of, rows_before, lists }
     }
 
     /// From unit vectors and their slots, with lists trained, filled and tuned as `options` say.
@@ -56,6 +70,11 @@ impl Frozen {
         &self.rows
     }
 
+    /// The same rows, coded.
+    pub(crate) fn codes(&self) -> &Codes {
+        &self.codes
+    }
+
     pub(crate) fn slots(&self) -> &[u32] {
         &self.slots
     }
@@ -68,6 +87,13 @@ impl Frozen {
     #[inline]
     pub(crate) fn row_of(&self, slot: u32) -> u32 {
         self.row_of.get(slot as usize).copied().unwrap_or(NO_ROW)
+    }
+
+    /// The rows of the slots in some words of a set. Rows are in the order of slots, so they lie together.
+    #[inline]
+    pub(crate) fn rows_in(&self, words: Range<usize>) -> Range<u32> {
+        let last = self.rows_before.len() - 1;
+        self.rows_before[words.start.min(last)]..self.rows_before[words.end.min(last)]
     }
 
     /// All slots, as a set.

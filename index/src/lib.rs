@@ -10,6 +10,7 @@
 //! exact inner product with the L2-normalised item vector. Only *which* items are found may be approximate.
 
 mod bitmap;
+mod codes;
 mod error;
 mod exact;
 mod ffi;
@@ -23,6 +24,7 @@ mod query;
 mod recall;
 mod rows;
 mod scan;
+mod sieve;
 mod topk;
 mod tune;
 

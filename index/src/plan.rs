@@ -1,5 +1,7 @@
 //! Which way to search, chosen by how many items a filter leaves. Pure arithmetic on counts: equal filters give equal plans.
 
+use crate::sieve::Sieve;
+
 /// The inverted lists at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -80,13 +82,18 @@ const CANDIDATES_PER_RESULT: usize = 8;
 /// And for each candidate fetched.
 const CANDIDATES_PER_FETCH: usize = 2;
 
-/// Costs in exact scorings of consecutive rows (14 ns at 64 dimensions; `longbow-bench index` has the times they come from).
+/// Costs in full scorings of consecutive rows (14 ns at 64 dimensions; `longbow-bench index` has the times they come from).
 /// Scoring a row far from the last one: a miss in the cache.
 const COST_APART: f64 = 2.4;
-/// Share of eligible rows below which they lie apart.
+/// Scoring by codes a row that lies beside the last one, or apart from it.
+const COST_CODE: f64 = 0.3;
+const COST_CODE_APART: f64 = 1.2;
+/// Rows scored in full after a pass over codes, for each result.
+const FULL_PER_RESULT: f64 = 2.0;
+/// Share of eligible rows below which they lie apart; above it a pass over codes scores them all.
 const APART_BELOW: f64 = 0.25;
 /// Passing by one entry of a list: asking the bitmap, or its part of a code block.
-const COST_VISIT: f64 = 0.4;
+const COST_VISIT: f64 = 0.8;
 
 /// The method for `k` results among `eligible` of the lists' vectors.
 pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) -> Method {
@@ -103,7 +110,7 @@ pub(crate) fn choose(shape: Shape, effort: Effort, eligible: usize, k: usize) ->
     let candidates = (k * CANDIDATES_PER_RESULT).max(fetch * CANDIDATES_PER_FETCH);
     let needed = candidates.saturating_mul(shape.nlist).div_ceil(eligible);
     let nprobe = base.max(needed);
-    if nprobe >= shape.nlist || lists_cost(shape, eligible, nprobe, fetch) >= exact_cost(shape, eligible) {
+    if nprobe >= shape.nlist || lists_cost(shape, eligible, nprobe, fetch) >= exact_cost(shape, eligible, k) {
         return Method::Exact;
     }
     Method::Lists { nprobe, fetch }
@@ -114,9 +121,13 @@ pub(crate) fn fetch_count(shape: Shape, effort: Effort, eligible: usize, k: usiz
     if shape.compressed { k.saturating_mul(effort.overfetch.max(shape.overfetch).max(1)).min(eligible) } else { k }
 }
 
-fn exact_cost(shape: Shape, eligible: usize) -> f64 {
+fn exact_cost(shape: Shape, eligible: usize, k: usize) -> f64 {
     let apart = as_f64(eligible) < as_f64(shape.rows) * APART_BELOW;
-    as_f64(eligible) * if apart { COST_APART } else { 1.0 }
+    if !Sieve::pays(eligible, k) {
+        return as_f64(eligible) * if apart { COST_APART } else { 1.0 };
+    }
+    let pass = if apart { as_f64(eligible) * COST_CODE_APART } else { as_f64(shape.rows) * COST_CODE };
+    pass + as_f64(k) * FULL_PER_RESULT * COST_APART
 }
 
 fn lists_cost(shape: Shape, eligible: usize, nprobe: usize, fetch: usize) -> f64 {

@@ -24,6 +24,11 @@ impl TopK {
         Self { k, pairs: Vec::with_capacity(2 * k), floor: f32::NEG_INFINITY }
     }
 
+    /// How many are wanted.
+    pub(crate) fn wanted(&self) -> usize {
+        self.k
+    }
+
     /// Offers one pair. `score` must not be NaN.
     #[inline]
     pub(crate) fn push(&mut self, score: f32, slot: u32) {

@@ -90,8 +90,11 @@ impl Sample {
         let depths = depths(rows.len());
         let all = frozen.all();
         let mut tops: Vec<TopK> = queries.iter().map(|_| TopK::new(depths[DEPTHS - 1])).collect();
-        let mut scans: Vec<Scan<'_>> =
-            tops.iter_mut().zip(&queries).map(|(top, query)| Scan { query, mask: &all, top }).collect();
+        let mut scans: Vec<Scan<'_>> = tops
+            .iter_mut()
+            .zip(&queries)
+            .map(|(top, query)| Scan { query, mask: &all, eligible: rows.len(), top })
+            .collect();
         scan_frozen(frozen, &mut scans);
         let deepest: Vec<Hits> = tops.into_iter().map(TopK::into_hits).collect();
         let truth = depths.map(|depth| deepest.iter().map(|hits| first(hits, depth)).collect());

@@ -55,13 +55,13 @@ pub struct Page {
 
 /// Part of a list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Listing {
+pub struct Listing<R = Value> {
     /// The records, by id.
-    pub records: Vec<Value>,
+    pub records: Vec<R>,
     /// Pass it as `after` for the next part; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// All records of the kind.
+    /// All records of the kind that are there for whom the page is for.
     pub total: usize,
 }
 
@@ -184,6 +184,9 @@ pub trait CatalogAdmin: Send + Sync + 'static {
 
     /// A plan's money.
     fn balance(&self, plan: &str) -> impl Future<Output = Result<Balance, CatalogError>> + Send;
+
+    /// The money of many plans, by id.
+    fn balances(&self, page: Page) -> impl Future<Output = Result<Listing<Balance>, CatalogError>> + Send;
 
     /// The rooms behind the records: reports, explanations, controls. `None` where there are only records.
     fn app(&self) -> Option<&App> {

@@ -19,7 +19,7 @@ pub use accounts::Accounts;
 pub use generation::{Generation, ItemRows, ModelFacts, RowMap, RowsDraft, RowsView, SelfCheck};
 pub use ids::BidIds;
 pub use models::{Ended, Models, ModelsStatus, NotTaken};
-pub(crate) use models::{chosen_model, find_model, models_dir};
+pub(crate) use models::{NoModel, chosen_model, find_model, models_dir};
 pub use records::Records;
 pub use seen::{Expected, Predicted, Seen};
 pub use shades::{Shades, group_of};
@@ -66,7 +66,7 @@ pub struct App {
     /// Accounts by plan slot.
     pub accounts: Accounts,
     /// Histories.
-    pub users: Arc<dyn UserStore>,
+    pub users: Arc<UserStore>,
     /// The model that serves, and what was made with it.
     generation: ArcSwap<Generation>,
     /// Loading another one.

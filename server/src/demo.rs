@@ -22,7 +22,7 @@ pub use users::{UserPlan, history};
 use crate::app::{Stores, models_dir};
 use crate::config::{self, Config};
 use crate::ids::Id;
-use crate::store::{CatalogKind, CatalogRecord, UserStore};
+use crate::store::{CatalogKind, CatalogRecord};
 use anyhow::{Context, bail};
 use longbow_model::bundle;
 use serde::{Deserialize, Serialize};

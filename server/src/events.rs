@@ -9,13 +9,7 @@ mod file;
 mod frame;
 mod segments;
 
-pub use file::{FileEventLog, LogOptions};
-
-use std::future::Future;
-use std::pin::Pin;
-
-/// A future that can be behind a `dyn` trait.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub use file::{EventLog, LogOptions};
 
 /// Number of a record, from 1.
 pub type Sequence = u64;
@@ -45,27 +39,6 @@ pub struct Record {
 
 /// What [`EventLog::replay`] calls for each record; returning `false` stops it.
 pub type Visit<'a> = dyn FnMut(Sequence, RecordKind, &[u8]) -> bool + 'a;
-
-/// A durable append-only log. [`FileEventLog`] is the implementation that serves.
-pub trait EventLog: Send + Sync {
-    /// Appends records in order. Resolves with the number of the last one when all are on disk.
-    fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Sequence, EventError>>;
-
-    /// [`EventLog::append`] for a thread that may block.
-    fn append_blocking(&self, records: Vec<Record>) -> Result<Sequence, EventError>;
-
-    /// Calls `visit` for every retained record numbered `from` or above, in order. Blocks: for start-up and tools.
-    fn replay(&self, from: Sequence, visit: &mut Visit<'_>) -> Result<(), EventError>;
-
-    /// Number of the last durable record, or the number before the first one.
-    fn last(&self) -> Sequence;
-
-    /// Keeps every record above `applied` from being removed by retention, until the next call.
-    fn protect(&self, applied: Sequence);
-
-    /// Why the log refuses to work, or `None` while healthy.
-    fn poisoned(&self) -> Option<&str>;
-}
 
 /// Why a record was not appended or read.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ mod watched;
 pub use body::BodyError;
 pub use connection::Settings;
 pub use listener::Listener;
-pub use request::{Request, RequestId};
+pub use request::{Request, RequestId, path_id};
 pub use respond::Response;
 
 use std::future::Future;

@@ -156,6 +156,8 @@ meters! {
     notices: ByLabels<Notice, NoticeOutcome, Counter> = counters2("longbow_notices_total", "kind", "outcome");
     /// Behaviour events by outcome.
     events: ByLabel<EventOutcome, Counter> = counters("longbow_events_total", "outcome");
+    /// Users forgotten because their newest event was older than `store.forget_users_after_days`.
+    users_forgotten: Counter = counter("longbow_users_forgotten_total");
     /// Values that break the rules of OpenRTB and were understood anyway.
     leniencies: ByLabel<crate::http::openrtb::Leniency, Counter> = counters("longbow_leniencies_total", "kind");
     /// Recall of recent sampled searches against exact search; 1 until the first sample.

@@ -14,19 +14,19 @@ mod catalog;
 mod chunk;
 mod history;
 mod reader;
-mod redb_store;
+mod sweep;
 mod tables;
+mod users;
 mod writer;
 
 pub use catalog::{CHANGE_MAX, CatalogKind, CatalogRecord, CatalogStore};
 pub use history::History;
-pub use redb_store::{RedbUserStore, StoreCounters, StoreOptions};
+pub use users::{StoreCounters, StoreOptions, UserStore};
 
-use crate::events::{BoxFuture, EventError};
+use crate::events::EventError;
 use crate::ids::{Id, ItemKey};
 use crate::money::{AMOUNT_MAX, Micros};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::sync::Arc;
 
 /// Furthest that an event may lie ahead of the server's clock, seconds.
 pub const EVENT_AHEAD_MAX_S: i64 = 300;
@@ -148,32 +148,6 @@ impl From<EventError> for StoreError {
             other => Self::Poisoned(other.to_string()),
         }
     }
-}
-
-/// Where histories live. [`RedbUserStore`] is the implementation that serves.
-pub trait UserStore: Send + Sync {
-    /// The history if it is in memory. Never waits: one short lock.
-    fn cached(&self, user: &Id) -> Option<Arc<History>>;
-
-    /// The history, read from disk if need be; empty for a user never seen. Calls for one user share one read.
-    fn load(&self, user: &Id) -> BoxFuture<'_, Result<Arc<History>, StoreError>>;
-
-    /// Adds events; one outcome for each, in order. Resolves when the accepted ones are durable and visible to
-    /// [`UserStore::cached`] and [`UserStore::load`]. At most [`APPEND_MAX`] a call.
-    fn append(&self, events: Vec<UserEvent>) -> BoxFuture<'_, Result<Vec<EventOutcome>, StoreError>>;
-
-    /// Sets whole histories (each sorted by time first), replacing what these users had. Durable when it resolves.
-    /// Running the same import twice changes nothing. At most [`IMPORT_MAX`] a call: 1,000 or more make it fast.
-    fn import(&self, histories: Vec<(Id, History)>) -> BoxFuture<'_, Result<usize, StoreError>>;
-
-    /// Forgets a user. Durable when it resolves; true if there was anything.
-    fn delete(&self, user: &Id) -> BoxFuture<'_, Result<bool, StoreError>>;
-
-    /// Memory held by histories that [`UserStore::cached`] finds, bytes.
-    fn cached_bytes(&self) -> usize;
-
-    /// Why the store refuses to work, or `None` while healthy.
-    fn poisoned(&self) -> Option<&str>;
 }
 
 /// Most events in one [`UserStore::append`].

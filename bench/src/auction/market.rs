@@ -40,8 +40,6 @@ pub(crate) enum Scenario {
     FirstPrice,
     /// Four channels: predictions are too high in one and too low in another, prices differ
     Channels,
-    /// As forecast, with forty times as many results, so that luck is small
-    Large,
 }
 
 /// Who sets the multipliers.
@@ -300,6 +298,24 @@ mod tests {
         let total = |of: fn(&PlanResult) -> f64| results.iter().map(of).sum::<f64>();
         let mpc = run(&world, &Bidder::Server(PolicyKind::Mpc, None), Told::default()).unwrap();
         assert!(mpc.iter().map(|plan| plan.value).sum::<f64>() < 1.02 * total(|plan| plan.hindsight_value));
+    }
+
+    #[test]
+    fn large_is_the_same_market_with_forty_times_the_results() {
+        let sums = |market| {
+            let world = World::without_best(&MarketOptions { market, ..options(Scenario::Drift) }).unwrap();
+            let seen = || world.days[1].iter().flat_map(|stream| stream.ticks.iter().flatten());
+            let sum = |of: fn(&world::Auction) -> f64| seen().map(of).sum::<f64>();
+            let count = sum(|_| 1.0);
+            let each = [sum(world::Auction::value), sum(|of| units(of.price))].map(|sum| sum / count);
+            (count, sum(|of| of.p_click * of.p_conversion), each)
+        };
+        let (base, large) = (sums(MarketKind::Base), sums(MarketKind::Large));
+        assert!((large.0 / base.0 / 4.0 - 1.0).abs() < 0.02, "{base:?} {large:?}");
+        assert!((large.1 / base.1 / 40.0 - 1.0).abs() < 0.05, "{base:?} {large:?}");
+        for (base, large) in base.2.iter().zip(&large.2) {
+            assert!((large / base - 1.0).abs() < 0.05, "an auction is worth and costs as much: {base} {large}");
+        }
     }
 
     #[test]

@@ -103,7 +103,10 @@ impl Snapshot {
             .zip(padded.iter().zip(&masks.of))
             .zip(&open)
             .filter(|(_, open)| **open)
-            .map(|((top, (query, mask)), _)| Scan { query, mask: masks.get(*mask, self).0, top })
+            .map(|((top, (query, mask)), _)| {
+                let (mask, eligible) = masks.get(*mask, self);
+                Scan { query, mask, eligible, top }
+            })
             .collect();
         counters.exact.fetch_add(scans.len() as u64, Ordering::Relaxed);
         scan_frozen(&self.frozen, &mut scans);

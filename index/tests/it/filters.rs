@@ -17,10 +17,14 @@ fn built(kind: Kind, count: u32) -> (LiveIndex, Naive) {
 fn k_come_back_under_every_selectivity() {
     assert_eq!(cpu_supported(), Ok(()));
     for kind in KINDS {
-        let (index, naive) = built(kind, 3_000);
+        let naive = Naive::seeded(12_000, DIM, 40);
+        let (slots, vectors) = naive.slots_and_vectors();
+        // One list: what more would cost, a scan of so few items costs less.
+        let options = IndexOptions { slots_max: 16_383, nprobe: 1, ..small_options(kind) };
+        let index = LiveIndex::build(options, &slots, &vectors).unwrap();
         for every in [1, 2, 10, 100, 1_000] {
             for seed in 0..8 {
-                let set = filter(seed, 3_100, every);
+                let set = filter(seed, 12_100, every);
                 let query = vector(seed * 77, DIM, 40);
                 for k in [1, 20, 200] {
                     let hits = &index.search(&[Query { vector: &query, k, eligible: Some(&set) }]).unwrap()[0];
@@ -74,18 +78,18 @@ fn a_result_does_not_depend_on_its_neighbours_in_the_call() {
 
 #[test]
 fn recall_on_clustered_items_is_high_and_reported() {
-    let naive = Naive::seeded(4_000, 32, 60);
+    let naive = Naive::seeded(20_000, 32, 300);
     let (slots, vectors) = naive.slots_and_vectors();
-    let queries: Vec<Vec<f32>> = (0..40).map(|seed| vector(seed * 101 + 7, 32, 60)).collect();
+    let queries: Vec<Vec<f32>> = (0..40).map(|seed| vector(seed * 101 + 7, 32, 300)).collect();
     let asked: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
-    let half = filter(3, 4_001, 2);
-    let few = filter(4, 4_001, 100);
+    let half = filter(3, 20_001, 2);
+    let few = filter(4, 20_001, 500);
     let filters = [
         NamedFilter { name: "all", eligible: None },
         NamedFilter { name: "half", eligible: Some(&half) },
         NamedFilter { name: "few", eligible: Some(&few) },
     ];
-    for kind in [Kind::IvfFlat { nlist: 64 }, Kind::IvfPq { nlist: 64, m: 16 }] {
+    for kind in [Kind::IvfFlat { nlist: 256 }, Kind::IvfPq { nlist: 256, m: 16 }] {
         let options = IndexOptions { lists_rows_min: 100, ..IndexOptions::new(32, kind) };
         let index = LiveIndex::build(options, &slots, &vectors).unwrap();
         let report = recall_report(&index, &asked, 20, &filters).unwrap();
@@ -95,20 +99,20 @@ fn recall_on_clustered_items_is_high_and_reported() {
             (report.lines[2].recall_mean - 1.0).abs() < f32::EPSILON,
             "few eligible items are scored exactly: {report}"
         );
-        assert_eq!(report.lines[0].eligible, 4_000);
+        assert_eq!(report.lines[0].eligible, 20_000);
         let modest = IndexOptions { recall_min: 0.6, ..index.options().clone() };
         let modest = LiveIndex::build(modest, &slots, &vectors).unwrap().stats().probes;
         let tuned = index.stats().probes;
         // Codes that rank coarsely are made good by fetching more, before all is scanned.
-        let high = IndexOptions { recall_min: 0.985, overfetch: 1, ..index.options().clone() };
+        let high = IndexOptions { recall_min: 0.96, overfetch: 1, ..index.options().clone() };
         let high = LiveIndex::build(high, &slots, &vectors).unwrap();
         let fetched = recall_report(&high, &asked, 20, &filters[..1]).unwrap();
         assert!(
-            high.stats().searches_lists == 40 && fetched.lines[0].recall_mean > 0.95,
+            high.stats().searches_lists == 40 && fetched.lines[0].recall_mean > 0.93,
             "{fetched} {:?}",
             high.stats()
         );
-        assert!(0 < modest && modest < tuned && tuned < 64, "more recall takes more lists: {modest}, {tuned}");
+        assert!(0 < modest && modest < tuned && tuned < 256, "more recall takes more lists: {modest}, {tuned}");
         assert!(report.to_string().contains("half"));
     }
     let exact = recall_report(&naive.exact(32), &asked, 20, &filters).unwrap();

@@ -81,6 +81,7 @@ const enc = encodeURIComponent;
 export const plans = {
   list: (after) => call("GET", `/v1/plans?limit=50${after ? `&after=${enc(after)}` : ""}`),
   get: (id) => call("GET", `/v1/plans/${enc(id)}`),
+  balances: (after) => call("GET", `/v1/balances?limit=50${after ? `&after=${enc(after)}` : ""}`),
   balance: (id) => call("GET", `/v1/plans/${enc(id)}/balance`),
   figures: (id, query) => call("GET", `/v1/plans/${enc(id)}/figures?${new URLSearchParams(query)}`),
   creatives: (id) => call("GET", `/v1/plans/${enc(id)}/creatives`),

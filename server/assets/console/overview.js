@@ -109,9 +109,8 @@ function page({ now, before, seconds, told }, ready) {
   const asked = (span) => span.count("longbow_requests_total", bids);
   const [late, refused] = [["deadline", "too_little_time"], ["overloaded", "queue_full"]].map((list) => list.reduce((total, reason) => total + now.count("longbow_no_bids_total", { reason }), 0));
   const turned = refused + ["bid", "rank", "events"].reduce((total, endpoint) => total + now.count("longbow_requests_total", { endpoint, status: "503" }), 0);
-  // A ranking that missed its deadline is answered 504, which the class 5xx holds too.
-  const slow = now.count("longbow_requests_total", { endpoint: "rank", status: "5xx" });
-  const failed = now.count("longbow_requests_total", { status: "5xx" }) - slow + now.count("longbow_no_bids_total", { reason: "failed" });
+  const slow = now.count("longbow_requests_total", { endpoint: "rank", status: "504" });
+  const failed = now.count("longbow_requests_total", { status: "5xx" }) + now.count("longbow_no_bids_total", { reason: "failed" });
   const samples = sum(now.to, "longbow_recall_samples_total");
   const wrong = troubles(now, before, ready);
   const caches = values(now.to, "longbow_cache_lookups_total", "cache").map((cache) => {

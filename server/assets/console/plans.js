@@ -52,9 +52,9 @@ function row(plan, balance, now) {
 
 /** A page of plans with their money. */
 async function looked(after) {
-  const page = await plans.list(after);
-  const balances = await Promise.all(page.records.map((plan) => plans.balance(plan.id).catch(() => null)));
-  return { page, now: clock(), pairs: page.records.map((plan, i) => [plan, balances[i]]) };
+  const [page, balances] = await Promise.all([plans.list(after), plans.balances(after)]);
+  const theirs = new Map(balances.records.map((balance) => [balance.plan, balance]));
+  return { page, now: clock(), pairs: page.records.map((plan) => [plan, theirs.get(plan.id) || null]) };
 }
 
 /** Goes through all plans, page by page, for those whose money is spent or runs out before their end: the soonest first. */

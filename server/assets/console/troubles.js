@@ -25,8 +25,7 @@ function broken(now, ready) {
   if (gauges(now, "longbow_gpu_lost").length) out.push("the GPU is lost to this process: the CPU answers until it has drained and ends.");
   const panics = now.count("longbow_panics_total");
   if (panics) out.push(`${count(panics)} handlers panicked: the log has where.`);
-  // Of rankings, the same class holds those whose deadline passed (504): they are told below.
-  const failed = each(now, "longbow_requests_total", "endpoint", ["bid", "events", "notice", "click", "catalog", "other"], { status: "5xx" });
+  const failed = each(now, "longbow_requests_total", "endpoint", ["bid", "rank", "events", "notice", "click", "catalog", "other"], { status: "5xx" });
   if (failed) out.push(`requests failed (5xx): ${failed}.`);
   const lost = each(now, "longbow_no_bids_total", "reason", ["failed", "ledger_poisoned", "not_ready"]);
   if (lost) out.push(`bid requests got no bid because a part of the server failed: ${lost}. The log names each.`);
@@ -44,8 +43,8 @@ function looks(now, before) {
   const compared = asked(before) > 0;
   if (part(now, late) >= LATE) out.push(`${percent(part(now, late))} of bid requests got no bid for want of time${compared ? ` (before: ${percent(part(before, late))})` : ""}: ${each(now, "longbow_no_bids_total", "reason", late)}.`);
   const rankings = now.count("longbow_requests_total", { endpoint: "rank" });
-  const slow = now.count("longbow_requests_total", { endpoint: "rank", status: "5xx" });
-  if (slow >= LATE * rankings && slow) out.push(`${percent(slow / rankings)} of rankings missed their deadline or failed (504 or another 5xx).`);
+  const slow = now.count("longbow_requests_total", { endpoint: "rank", status: "504" });
+  if (slow >= LATE * rankings && slow) out.push(`${percent(slow / rankings)} of rankings missed their deadline (504).`);
   for (const { labels } of now.to.get("longbow_no_bids_total") || []) {
     const [is, was] = [part(now, [labels.reason]), part(before, [labels.reason])];
     if (compared && ![...late, "failed", "ledger_poisoned", "not_ready"].includes(labels.reason) && is >= LATE && is > GROWN * was) out.push(`no bid for “${words(labels.reason)}” grew from ${percent(was)} to ${percent(is)} of bid requests.`);

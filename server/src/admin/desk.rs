@@ -86,6 +86,13 @@ impl<C: CatalogAdmin> Desk<C> {
         self.app.balance(plan).await.map_err(|error| error.fault())
     }
 
+    /// The money of many plans.
+    pub(super) async fn balances(&self, caller: &Caller, page: Page) -> Result<Listing<Balance>, Fault> {
+        may_read(caller, Kind::Plans)?;
+        let page = Page { owner: caller.owner().cloned(), ..page };
+        self.app.balances(page).await.map_err(|error| error.fault())
+    }
+
     /// Creates or replaces a record.
     pub(super) async fn put(
         &self,

@@ -5,10 +5,9 @@ use crate::app::App;
 use crate::auction::choose::ElementFigures;
 use crate::catalog::Catalog;
 use crate::http::respond::{self, Fault};
-use crate::http::{Request, Response};
+use crate::http::{Request, Response, path_id};
 use crate::ids::{CreativeSlot, Id};
 use hyper::StatusCode;
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 /// Figures of one creative.
@@ -48,7 +47,7 @@ pub(crate) fn named(path: &str) -> Option<&str> {
 
 /// One creative's figures.
 pub(crate) fn one(app: &App, id: &str) -> Result<Response, Fault> {
-    let id = percent_decode_str(id).decode_utf8().map_err(|_| Fault::invalid("id", "is not UTF-8"))?;
+    let id = path_id(id)?;
     let catalog = app.catalog.snapshot();
     let slot = catalog.creative_slot(&Id::from(&*id));
     let figures = slot.and_then(|slot| figures(app, &catalog, slot));

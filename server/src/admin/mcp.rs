@@ -4,6 +4,7 @@
 //! [`super::desk`], as the API's routes do. Changes that can spend money take two calls: the first describes the change and gives a
 //! confirmation, the second makes it ([`Confirmations`]).
 
+mod arguments;
 mod confirm;
 mod resources;
 mod tools;

@@ -3,6 +3,7 @@
 use super::audit::Call;
 use super::desk::Desk;
 use super::tags::{IfMatch, tagged};
+use super::tokens::Caller;
 use super::{CatalogAdmin, Kind, Page, WriteMode, Written};
 use crate::http::Request;
 use crate::http::respond::{self, Fault, Response};
@@ -29,10 +30,25 @@ pub(super) async fn list<C: CatalogAdmin>(
     kind: Kind,
     request: &Request,
 ) -> Result<Response, Fault> {
+    let listing = desk.list(call.caller, kind, page(desk, request)?).await?;
+    Ok(respond::json(StatusCode::OK, &listing))
+}
+
+/// `GET /v1/balances`: the money of the plans that `GET /v1/plans` lists under the same page.
+pub(super) async fn balances<C: CatalogAdmin>(
+    desk: &Desk<C>,
+    caller: &Caller,
+    request: &Request,
+) -> Result<Response, Fault> {
+    let listing = desk.balances(caller, page(desk, request)?).await?;
+    Ok(respond::json(StatusCode::OK, &listing))
+}
+
+/// The part of a list that a request asks for.
+fn page<C>(desk: &Desk<C>, request: &Request) -> Result<Page, Fault> {
     let limit = limit(request, desk.config.admin.page_max)?;
     let after = request.query("after").map(std::borrow::Cow::into_owned);
-    let listing = desk.list(call.caller, kind, Page { after, limit, owner: None }).await?;
-    Ok(respond::json(StatusCode::OK, &listing))
+    Ok(Page { after, limit, owner: None })
 }
 
 pub(super) async fn create<C: CatalogAdmin>(

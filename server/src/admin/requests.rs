@@ -5,9 +5,9 @@ use super::desk::{Desk, forbidden};
 use super::tokens::{Caller, Role};
 use super::{CatalogAdmin, records};
 use crate::app::App;
-use crate::http::Request;
 use crate::http::openrtb;
 use crate::http::respond::{self, Fault, Response};
+use crate::http::{Request, path_id};
 use crate::ids::Id;
 use crate::pipeline::explain::{Wanted, explain};
 use crate::reports::RecentBid;
@@ -125,6 +125,7 @@ pub(super) async fn of_user<C: CatalogAdmin>(
     if !matches!((&call.caller.role, reads), (Role::Operator, _) | (Role::Read, true)) {
         return Err(forbidden("users are for operators; readers may look"));
     }
+    let user = path_id(user)?;
     let deletes = request.method == Method::DELETE;
     if deletes {
         desk.may_audit()?;
@@ -132,7 +133,7 @@ pub(super) async fn of_user<C: CatalogAdmin>(
     let response = desk.app.other(request).await;
     if deletes && response.status().is_success() {
         // Who was forgotten must not be kept by the log: a hash tells it to those who know the id.
-        let hash = format!("{:032x}", crate::pipeline::user_key(&Id::from(user)));
+        let hash = format!("{:032x}", crate::pipeline::user_key(&Id::from(&*user)));
         desk.audited(call, "users.forget".to_owned(), &hash, (None, None));
     }
     Ok(response)

@@ -4,19 +4,17 @@ use super::audit::{Audit, Call};
 use super::desk::{Desk, READ_ONLY, forbidden};
 use super::mcp::{Confirmations, Mcp};
 use super::plans::{ForecastAsk, Span};
-use super::tags::{IfMatch, tagged};
+use super::tags::{self, IfMatch};
 use super::tokens::{Caller, Me, Role, Tokens};
 use super::{CatalogAdmin, Kind, console, guard, import, learned, mcp, openapi, records, requests};
 use crate::config::Config;
 use crate::http::respond::{self, Fault, Response};
-use crate::http::{Handler, Request};
-use crate::ids::ID_BYTES_MAX;
+use crate::http::{Handler, Request, path_id};
 use crate::meters::{Label as _, Meters};
 use crate::reports::Grouping;
 use crate::runtime::Lifecycle;
 use hyper::header::{HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
-use percent_encoding::percent_decode_str;
 use std::sync::Arc;
 
 /// What /v1/<name> names.
@@ -122,16 +120,17 @@ impl<C: CatalogAdmin> Admin<C> {
         }
         if let Some(id) = path.strip_prefix("/v1/requests/") {
             reading(&request)?;
-            return Ok(respond::json(StatusCode::OK, &requests::explain_recent(desk, &caller, &id_of(id)?).await?));
+            return Ok(respond::json(StatusCode::OK, &requests::explain_recent(desk, &caller, &path_id(id)?).await?));
         }
         match path.as_str() {
-            "/v1/me" | "/v1/audit" | "/v1/requests" | "/config" => reading(&request)?,
+            "/v1/me" | "/v1/audit" | "/v1/requests" | "/v1/balances" | "/config" => reading(&request)?,
             _ => return self.rest(&call, &path, request).await,
         }
         match path.as_str() {
             "/v1/me" => Ok(respond::json(StatusCode::OK, &Me::from(&caller))),
             "/config" => self.settings(&caller, &request),
             "/v1/audit" => requests::audit(desk, &caller, &request),
+            "/v1/balances" => records::balances(desk, &caller, &request).await,
             _ => requests::recent(desk, &caller, &request),
         }
     }
@@ -142,12 +141,12 @@ impl<C: CatalogAdmin> Admin<C> {
         let desk = &*self.desk;
         if let Some(plan) = path.strip_prefix("/v1/forecasts/") {
             reading(&request)?;
-            desk.get(call.caller, Kind::Plans, &id_of(plan)?).await?;
+            desk.get(call.caller, Kind::Plans, &path_id(plan)?).await?;
             return Ok(desk.app.other(request).await);
         }
         if let Some(creative) = learned::named(path) {
             reading(&request)?;
-            desk.get(call.caller, Kind::Creatives, &id_of(creative)?).await?;
+            desk.get(call.caller, Kind::Creatives, &path_id(creative)?).await?;
             return Ok(desk.app.other(request).await);
         }
         if path == learned::OF_PLAN {
@@ -187,7 +186,7 @@ impl<C: CatalogAdmin> Admin<C> {
             Target::One(kind, id) => match request.method {
                 Method::GET | Method::HEAD => {
                     let record = desk.get(call.caller, kind, &id).await?;
-                    Ok(tagged(json(&record), &record))
+                    tags::answer(request, &record)
                 }
                 Method::PUT => records::put(desk, call, (kind, &id), request).await,
                 Method::PATCH => records::patch(desk, call, (kind, &id), request).await,
@@ -292,9 +291,9 @@ fn target(path: &str) -> Result<Option<Target>, Fault> {
         (None, None) => Some(Target::All(kind)),
         (Some("import"), None) => Some(Target::Import(kind)),
         (None, Some(tail)) => match tail.split_once('/') {
-            None => Some(Target::One(kind, id_of(tail)?)),
+            None => Some(Target::One(kind, path_id(tail)?)),
             Some((plan, part)) if kind == Kind::Plans => {
-                let plan = id_of(plan)?;
+                let plan = path_id(plan)?;
                 match part {
                     "balance" => Some(Target::Balance(plan)),
                     "figures" => Some(Target::Figures(plan)),
@@ -307,11 +306,4 @@ fn target(path: &str) -> Result<Option<Target>, Fault> {
         },
         (Some(_), _) => None,
     })
-}
-
-fn id_of(encoded: &str) -> Result<String, Fault> {
-    let id = percent_decode_str(encoded).decode_utf8().ok();
-    id.filter(|id| (1..=ID_BYTES_MAX).contains(&id.len()))
-        .map(std::borrow::Cow::into_owned)
-        .ok_or_else(|| Fault::invalid("id", format!("must be 1 to {ID_BYTES_MAX} bytes of UTF-8, percent-encoded")))
 }

@@ -1,9 +1,11 @@
 //! Versions of records (`ETag`) and changes that depend on them (`If-Match`, `If-None-Match: *`; RFC 9110, sections 8.8.3, 13.1.1 and
-//! 13.1.2): of two people who change or make a record at once, the second is told instead of undoing what the first did.
+//! 13.1.2): of two people who change or make a record at once, the second is told instead of undoing what the first did. A read that
+//! names the version it has (`If-None-Match`) is answered 304.
 
-use crate::http::respond::Fault;
+use crate::http::respond::{self, Fault};
 use crate::http::{Request, Response};
-use hyper::header::{ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::StatusCode;
+use hyper::header::{ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -38,30 +40,18 @@ impl IfMatch {
     /// # Errors
     /// A header that is no list of tags, `if-none-match` with anything but a star, or both headers.
     pub(super) fn of(request: &Request) -> Result<Self, Fault> {
-        let mut tags = Vec::new();
-        for value in request.headers.get_all(IF_MATCH) {
-            let list = value.to_str().map_err(|_| wrong())?;
-            for tag in list.split(',').map(str::trim) {
-                // Weak tags are tags, and never match.
-                let quoted = tag.strip_prefix("W/").unwrap_or(tag);
-                let whole = quoted.len() >= 2 && quoted.starts_with('"') && quoted.ends_with('"');
-                if !(whole || tag == "*") || tags.len() == TAGS_MAX {
-                    return Err(wrong());
-                }
-                tags.push(tag.to_owned());
-            }
-        }
+        let tags = named(request, IF_MATCH)?;
         if request.headers.contains_key(IF_NONE_MATCH) {
-            let star = request.header(IF_NONE_MATCH).is_some_and(|value| value.trim() == "*");
-            let alone = tags.is_empty() && request.headers.get_all(IF_NONE_MATCH).iter().count() == 1;
             let fault = "must be * (make the record only if there is none) and stand without if-match";
-            return if star && alone { Ok(Self::Absent) } else { Err(Fault::invalid("if-none-match", fault)) };
+            return match (tags, named(request, IF_NONE_MATCH)) {
+                (None, Ok(Some(Named::Any))) => Ok(Self::Absent),
+                _ => Err(Fault::invalid("if-none-match", fault)),
+            };
         }
-        Ok(match tags.as_slice() {
-            [] => Self::Anything,
-            [any] if any == "*" => Self::Exists,
-            _ if tags.iter().any(|tag| tag == "*") => return Err(wrong()),
-            _ => Self::Tags(tags),
+        Ok(match tags {
+            None => Self::Anything,
+            Some(Named::Any) => Self::Exists,
+            Some(Named::Tags(tags)) => Self::Tags(tags),
         })
     }
 
@@ -76,11 +66,74 @@ impl IfMatch {
     }
 }
 
-fn wrong() -> Fault {
-    Fault::invalid(
-        "if-match",
-        format!("must be *, or at most {TAGS_MAX} tags as answers carry them in etag, in quotes"),
-    )
+/// What a condition names.
+#[derive(Debug, PartialEq, Eq)]
+enum Named {
+    /// `*`.
+    Any,
+    /// Tags in their quotes, weak ones with `W/` before, so that they equal no version.
+    Tags(Vec<String>),
+}
+
+/// The tags of a field, which may stand in several lines; `None` where it does not stand.
+fn named(request: &Request, field: HeaderName) -> Result<Option<Named>, Fault> {
+    let wrong = || {
+        let fault = format!("must be *, or at most {TAGS_MAX} tags as answers carry them in etag, in quotes");
+        Fault::invalid(field.as_str(), fault)
+    };
+    let (mut tags, mut any) = (Vec::new(), false);
+    for value in request.headers.get_all(&field) {
+        // Empty entries of a list mean nothing (section 5.6.1.2).
+        let filler = [',', ' ', '\t'];
+        let mut rest = value.to_str().map_err(|_| wrong())?.trim_matches(filler);
+        while !rest.is_empty() {
+            let length = length_of_first(rest).filter(|_| !any && tags.len() < TAGS_MAX).ok_or_else(wrong)?;
+            let (tag, after) = rest.split_at(length);
+            any = tag == "*";
+            if !any {
+                tags.push(tag.to_owned());
+            }
+            let after = after.trim_start();
+            rest = match after.strip_prefix(',') {
+                Some(next) => next.trim_start_matches(filler),
+                None if after.is_empty() => after,
+                None => return Err(wrong()),
+            };
+        }
+    }
+    match (any, tags.is_empty()) {
+        (true, true) => Ok(Some(Named::Any)),
+        (true, false) => Err(wrong()),
+        (false, false) => Ok(Some(Named::Tags(tags))),
+        (false, true) if request.headers.contains_key(&field) => Err(wrong()),
+        (false, true) => Ok(None),
+    }
+}
+
+/// Bytes of the tag or star that a list begins with. A tag may hold commas.
+fn length_of_first(list: &str) -> Option<usize> {
+    if list.starts_with('*') {
+        return Some(1);
+    }
+    let prefix = if list.starts_with("W/") { 2 } else { 0 };
+    let inside = list[prefix..].strip_prefix('"')?;
+    Some(prefix + inside.find('"')? + 2)
+}
+
+/// The answer to a read of one record: 304 without it where the caller names its version in `if-none-match`. The comparison is the weak
+/// one: what was marked weak on the way (by a proxy that compresses) is still the same record.
+///
+/// # Errors
+/// A header that is no list of tags.
+pub(super) fn answer(request: &Request, record: &Value) -> Result<Response, Fault> {
+    let now = tag_of(record);
+    let known = match named(request, IF_NONE_MATCH)? {
+        None => false,
+        Some(Named::Any) => true,
+        Some(Named::Tags(tags)) => tags.iter().any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == now),
+    };
+    let response = if known { respond::empty(StatusCode::NOT_MODIFIED) } else { respond::json(StatusCode::OK, record) };
+    Ok(tagged(response, record))
 }
 
 /// The answer with the version of the record in it.

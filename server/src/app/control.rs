@@ -221,6 +221,7 @@ impl App {
         meters.queue_depth.of(Queue::Retrieve).set(search.waiting.load(Relaxed) as f64);
         meters.cache_bytes.of(Cache::Window).set(generation.windows.bytes() as f64);
         meters.cache_bytes.of(Cache::History).set(self.users.cached_bytes() as f64);
+        meters.users_forgotten.absolute(self.users.counters().forgotten.load(Relaxed));
         let (hits, misses) = self.filters.hits_and_misses();
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Hit).absolute(hits);
         meters.cache_lookups.of(Cache::Filter, CacheOutcome::Miss).absolute(misses);

@@ -5,8 +5,9 @@ use crate::admin::{learned, models};
 use crate::auction::pace::{ArmFigures, Forecast};
 use crate::auction::slot::Channel;
 use crate::http::respond::{self, Fault};
-use crate::http::{Request, Response};
+use crate::http::{Request, Response, path_id};
 use crate::ids::Id;
+use crate::pipeline::user_key;
 use crate::plans::Arm;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
@@ -22,7 +23,7 @@ pub(super) async fn handle(app: &App, mut request: Request) -> Response {
         (learned::OF_PLAN, _) => learned::of_plan(app, &request),
         (path, _) if let Some(id) = learned::named(path) => learned::one(app, id),
         (_, Some(user)) => of_user(app, &request, user).await,
-        (path, None) if path.starts_with("/v1/forecasts/") => of_plan(app, path.trim_start_matches("/v1/forecasts/")),
+        (path, None) if let Some(plan) = path.strip_prefix("/v1/forecasts/") => of_plan(app, plan),
         _ => Err(Fault::not_found(&format!("`{path}`"))),
     };
     result.unwrap_or_else(Fault::json)
@@ -44,8 +45,7 @@ struct PlanFacts {
 }
 
 fn of_plan(app: &App, plan: &str) -> Result<Response, Fault> {
-    let decoded = percent_encoding::percent_decode_str(plan).decode_utf8();
-    let plan = Id::from(&*decoded.map_err(|_| Fault::invalid("plan", "is not UTF-8"))?);
+    let plan = Id::from(&*path_id(plan)?);
     let catalog = app.catalog.snapshot();
     let slot = catalog.plan_slot(&plan).ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
     let entry = catalog.plan(slot).ok_or_else(|| Fault::not_found(&format!("plan `{plan}`")))?;
@@ -79,9 +79,7 @@ struct UserFacts {
 }
 
 async fn of_user(app: &App, request: &Request, user: &str) -> Result<Response, Fault> {
-    let decoded = percent_encoding::percent_decode_str(user).decode_utf8();
-    let decoded = decoded.map_err(|_| Fault::invalid("user", "is not UTF-8"))?;
-    let user = Id::from(&*decoded);
+    let user = Id::from(&*path_id(user)?);
     let failed = |error: crate::store::StoreError| Fault::unavailable(error.to_string(), app.config.http.retry_after_s);
     match request.method {
         Method::GET | Method::HEAD => {
@@ -97,6 +95,13 @@ async fn of_user(app: &App, request: &Request, user: &str) -> Result<Response, F
         }
         Method::DELETE => {
             app.users.delete(&user).await.map_err(failed)?;
+            if !app.generation().device.forget(user_key(&user)) {
+                let retry = app.config.http.retry_after_s;
+                return Err(Fault::unavailable(
+                    "the history is forgotten, the user's state not yet: repeat this",
+                    retry,
+                ));
+            }
             Ok(respond::no_content())
         }
         _ => Err(Fault::method(&request.method, "GET, HEAD, DELETE")),

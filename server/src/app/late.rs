@@ -51,6 +51,9 @@ impl CatalogAdmin for LateRecords {
     async fn balance(&self, plan: &str) -> Result<Balance, CatalogError> {
         self.ready()?.balance(plan).await
     }
+    async fn balances(&self, page: Page) -> Result<Listing<Balance>, CatalogError> {
+        self.ready()?.balances(page).await
+    }
     fn app(&self) -> Option<&App> {
         self.0.get().and_then(CatalogAdmin::app)
     }

@@ -14,8 +14,8 @@
 mod record;
 mod thread;
 
+pub(crate) use record::{NoModel, chosen_model, find_model, models_dir};
 pub(super) use record::{Served, served_before, write};
-pub(crate) use record::{chosen_model, find_model, models_dir};
 pub(super) use thread::ModelThread;
 
 use super::Generation;

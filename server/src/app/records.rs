@@ -244,6 +244,21 @@ impl Records {
         }
     }
 
+    /// A plan's money, in memory: no disk is asked.
+    fn money(&self, catalog: &Catalog, plan: &Id) -> Option<Balance> {
+        let entry = catalog.plan(catalog.plan_slot(plan)?)?;
+        let balance = self.app.ledger.balance(self.app.ledger.account(plan)?)?;
+        Some(Balance {
+            plan: plan.to_string(),
+            currency: entry.record.currency,
+            granted_micros: balance.granted,
+            spent_micros: balance.spent,
+            held_micros: balance.held,
+            free_micros: balance.free,
+            late_micros: balance.late,
+        })
+    }
+
     fn dimension(&self) -> usize {
         self.app.generation().content_dim
     }
@@ -257,30 +272,37 @@ fn durable_kind(kind: Kind) -> CatalogKind {
     }
 }
 
+/// Ids of a kind, in no order: only plans of `owner` and their creatives, if there is one; items are everyone's.
+fn ids_of<'c>(catalog: &'c Catalog, kind: Kind, owner: Option<&Id>) -> Vec<&'c Id> {
+    let owned = |plan: PlanSlot| {
+        owner.is_none_or(|owner| catalog.plan(plan).is_some_and(|entry| entry.record.advertiser == *owner))
+    };
+    match kind {
+        Kind::Items => catalog.items().map(|(_, entry)| &entry.record.id).collect(),
+        Kind::Plans => catalog.plans().filter(|(slot, _)| owned(*slot)).map(|(_, entry)| &entry.record.id).collect(),
+        Kind::Creatives => {
+            catalog.creatives().filter(|(_, entry)| owned(entry.plan)).map(|(_, entry)| &entry.record.id).collect()
+        }
+    }
+}
+
+/// The ids of a page, in order; where the next page begins, if there is one; and how many ids there are in all.
+fn part<'c>(mut ids: Vec<&'c Id>, page: &Page) -> (Vec<&'c Id>, Option<String>, usize) {
+    let total = ids.len();
+    if let Some(after) = &page.after {
+        ids.retain(|id| id.as_str() > after.as_str());
+    }
+    ids.sort_unstable();
+    let more = ids.len() > page.limit;
+    ids.truncate(page.limit);
+    let next = ids.last().filter(|_| more).map(|id| id.to_string());
+    (ids, next, total)
+}
+
 impl CatalogAdmin for Records {
     async fn list(&self, kind: Kind, page: Page) -> Result<Listing, CatalogError> {
         let catalog = self.app.catalog.snapshot();
-        let owned = |plan: PlanSlot| {
-            let owner = catalog.plan(plan).map(|entry| &entry.record.advertiser);
-            page.owner.is_none() || owner == page.owner.as_ref()
-        };
-        let mut ids: Vec<&Id> = match kind {
-            Kind::Items => catalog.items().map(|(_, entry)| &entry.record.id).collect(),
-            Kind::Plans => {
-                catalog.plans().filter(|(slot, _)| owned(*slot)).map(|(_, entry)| &entry.record.id).collect()
-            }
-            Kind::Creatives => {
-                catalog.creatives().filter(|(_, entry)| owned(entry.plan)).map(|(_, entry)| &entry.record.id).collect()
-            }
-        };
-        let total = ids.len();
-        if let Some(after) = &page.after {
-            ids.retain(|id| id.as_str() > after.as_str());
-        }
-        ids.sort_unstable();
-        let more = ids.len() > page.limit;
-        ids.truncate(page.limit);
-        let next = ids.last().filter(|_| more).map(|id| id.to_string());
+        let (ids, next, total) = part(ids_of(&catalog, kind, page.owner.as_ref()), &page);
         let records = ids.into_iter().filter_map(|id| self.read(kind, id)).collect();
         Ok(Listing { records, next, total })
     }
@@ -354,20 +376,14 @@ impl CatalogAdmin for Records {
     }
 
     async fn balance(&self, plan: &str) -> Result<Balance, CatalogError> {
-        let id = Id::from(plan);
+        self.money(&self.app.catalog.snapshot(), &Id::from(plan)).ok_or(CatalogError::NotFound)
+    }
+
+    async fn balances(&self, page: Page) -> Result<Listing<Balance>, CatalogError> {
         let catalog = self.app.catalog.snapshot();
-        let entry = catalog.plan_slot(&id).and_then(|slot| catalog.plan(slot)).ok_or(CatalogError::NotFound)?;
-        let account = self.app.ledger.account(&id).ok_or(CatalogError::NotFound)?;
-        let balance = self.app.ledger.balance(account).ok_or(CatalogError::NotFound)?;
-        Ok(Balance {
-            plan: plan.to_owned(),
-            currency: entry.record.currency,
-            granted_micros: balance.granted,
-            spent_micros: balance.spent,
-            held_micros: balance.held,
-            free_micros: balance.free,
-            late_micros: balance.late,
-        })
+        let (ids, next, total) = part(ids_of(&catalog, Kind::Plans, page.owner.as_ref()), &page);
+        let records = ids.into_iter().filter_map(|id| self.money(&catalog, id)).collect();
+        Ok(Listing { records, next, total })
     }
 
     fn app(&self) -> Option<&App> {

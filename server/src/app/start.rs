@@ -12,13 +12,13 @@ use crate::auction::pace::{ControlLoop, ControlsHandle, Outcomes};
 use crate::catalog::{Catalog, EligibilityCache};
 use crate::config::{self, Config};
 use crate::deadline::{SystemClock, WallClock};
-use crate::events::{EventLog, FileEventLog, LogOptions};
+use crate::events::{EventLog, LogOptions};
 use crate::http::routes::Public;
 use crate::http::{Listener, Settings};
 use crate::ledger::{self, Ledger};
 use crate::meters::Meters;
 use crate::runtime::{Lifecycle, serve_on_thread};
-use crate::store::{CatalogKind, CatalogStore, RedbUserStore, StoreOptions};
+use crate::store::{CatalogKind, CatalogStore, StoreOptions, UserStore};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use rand::TryRng;
@@ -33,7 +33,7 @@ pub struct Stores {
     /// Plans, items, creatives and learned state.
     pub records: Arc<CatalogStore>,
     /// Histories.
-    pub users: Arc<RedbUserStore>,
+    pub users: Arc<UserStore>,
     /// Money.
     pub ledger: Arc<Ledger>,
 }
@@ -57,16 +57,17 @@ impl Stores {
             retention_bytes: config.events.retain_mib << 20,
             queue_max: config.events.queue_max,
         };
-        let log: Arc<dyn EventLog> = Arc::new(FileEventLog::open(&dir.join("events"), log)?);
+        let log = Arc::new(EventLog::open(&dir.join("events"), log)?);
         let store = StoreOptions {
             history_events_max: config.store.history_events_max,
             cache_bytes: config.store.cache_mib << 20,
             ids_window_s: config.store.remember_seconds,
+            forget_after_days: config.store.forget_users_after_days,
             load_queue_max: config.store.queue_max,
             queue_max: config.store.queue_max,
             ..StoreOptions::default()
         };
-        let users = RedbUserStore::open(dir, store, log, Arc::clone(clock))?;
+        let users = UserStore::open(dir, store, log, Arc::clone(clock))?;
         let money = ledger::Options {
             hold_max_s: i64::try_from(config.ledger.hold_seconds)?,
             dedupe_s: i64::try_from(config.ledger.remember_seconds)?,
@@ -78,8 +79,9 @@ impl Stores {
             queue_max: config.ledger.queue_max,
             ..ledger::Options::default()
         };
-        let ledger = Arc::new(Ledger::open(dir, money, Arc::clone(clock))?);
         let records = Arc::new(CatalogStore::open(dir)?);
+        // Last, as it must be closed: dropped unclosed, it counts as crashed.
+        let ledger = Arc::new(Ledger::open(dir, money, Arc::clone(clock))?);
         Ok(Self { records, users: Arc::new(users), ledger })
     }
 }
@@ -129,14 +131,16 @@ pub async fn serve(
         prepare(&config, &stores).await?;
         boot(config, stores, clock, (meters, life, bound)).await
     };
-    let Some(booted) = unless_leaving(&lifecycle, starting).await? else {
-        // Nothing to drain, and what was being made is made again by the next start. Money is left as it was found.
-        lifecycle.stop();
-        upkeep.abort();
-        admin.join();
-        ledger.close().await.context("close the ledger")?;
-        tracing::info!("stopped before the start was over");
-        return Ok(());
+    let booted = match unless_leaving(&lifecycle, starting).await {
+        Ok(Some(booted)) => booted,
+        ended => {
+            // Nothing to drain, and what was being made is made again by the next start. Money is left as it was found.
+            lifecycle.stop();
+            upkeep.abort();
+            let closed = ledger.close().await.context("close the ledger");
+            admin.join();
+            return not_started(ended.map(drop), closed);
+        }
     };
     let app = booted.app;
     late.fill(Records::new(Arc::clone(&app), Arc::clone(&booted.records)));
@@ -152,6 +156,17 @@ pub async fn serve(
     admin.join();
     ledger.close().await.context("close the ledger")?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// How a start ends that was given up or failed, once the ledger was closed.
+fn not_started(ended: anyhow::Result<()>, closed: anyhow::Result<()>) -> anyhow::Result<()> {
+    if let (Err(_), Err(fault)) = (&ended, &closed) {
+        // The first fault is the answer.
+        tracing::error!(fault = format!("{fault:#}"), "the start failed, and so did its end");
+    }
+    ended.and(closed)?;
+    tracing::info!("stopped before the start was over");
     Ok(())
 }
 

@@ -249,6 +249,13 @@ impl DeviceHandle {
         sent
     }
 
+    /// Drops a user's states, cached and parked, and the work that waits to make them. What is being computed for a request of this moment
+    /// is kept once more. Returns false when it was refused because too many refreshes wait: try again.
+    pub fn forget(&self, user: u128) -> bool {
+        let none = Arc::new(UserWindow::default());
+        self.refreshes.try_send(RefreshTask { user, urgency: Urgency::Degraded, window: none, progress: 0 }).is_ok()
+    }
+
     /// What the device did so far.
     #[must_use]
     pub fn stats(&self) -> &Arc<DeviceStats> {

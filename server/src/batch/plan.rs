@@ -120,6 +120,13 @@ impl<P: Payload> Planner<P> {
         Ok(id)
     }
 
+    /// Takes out the background work that waits for `user`.
+    pub fn drop_background(&mut self, user: u128) {
+        if let Some(waiting) = self.background_users.remove(&user) {
+            self.background.remove(&waiting);
+        }
+    }
+
     /// Takes back a job that has run one slice and is not done. It was admitted already, so no bound refuses it; background
     /// work gives way to newer work for its user.
     pub fn resume(&mut self, job: Job<P>) {

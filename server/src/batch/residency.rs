@@ -50,6 +50,13 @@ impl Residency {
         self.tier.is_some_and(|tier| tier.pays(bytes, recompute))
     }
 
+    /// Drops the states of a user.
+    pub(super) fn forget(&mut self, user: u128) {
+        let key = self.key(user);
+        self.cache.remove(&key);
+        self.parked.remove(&key);
+    }
+
     /// Bytes parked.
     pub(super) fn parked_bytes(&self) -> usize {
         self.parked.bytes()

@@ -67,6 +67,7 @@ pub(super) struct ScoreTask {
 pub(super) struct RefreshTask {
     pub(super) user: u128,
     pub(super) urgency: Urgency,
+    /// Without events: nothing is to be kept of the user.
     pub(super) window: Arc<UserWindow>,
     /// Rows the cached state held after the last slice.
     pub(super) progress: usize,

@@ -286,6 +286,11 @@ impl Worker {
 
     fn admit_refresh(&mut self, task: RefreshTask) {
         let (user, urgency) = (task.user, task.urgency);
+        if task.window.is_empty() {
+            self.planner.drop_background(user);
+            self.executor.residency.forget(user);
+            return;
+        }
         if self.planner.push_background(user, urgency, Task::Refresh(task), Instant::now()).is_err() {
             self.executor.stats.refresh_refused.add(1);
         }

@@ -294,6 +294,9 @@ section! {
         cache_mib: usize = 256, Int(1, 1_048_576);
         /// How long event ids are remembered, to accept repeats once.
         remember_seconds: u64 = 604_800, Int(60, 31_536_000);
+        /// Users whose newest event is older than this are forgotten, as by DELETE /v1/users/{id}, a few at a time in the background.
+        /// 0: never, as events of an import may be years old; 400 keeps a year and its season.
+        forget_users_after_days: u32 = 0, Int(0, 36_500);
         /// Loads and appends waiting at most.
         queue_max: usize = 4_096, Int(1, 1_000_000);
     }

@@ -2,7 +2,7 @@
 
 use super::frame::{FRAME_BODY_MAX, encode, record_bytes};
 use super::segments::{Segment, Tail, create, io_error, list, open_tail, replay, sync_dir};
-use super::{BoxFuture, EventError, EventLog, RECORD_BYTES_MAX, Record, Sequence, Visit};
+use super::{EventError, RECORD_BYTES_MAX, Record, Sequence, Visit};
 use crate::store::poison::{Poison, PoisonGuard};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Settings of a [`FileEventLog`].
+/// Settings of a [`EventLog`].
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// A new segment is begun once one has this many bytes.
@@ -55,19 +55,19 @@ struct Shared {
 }
 
 /// An event log in one directory. Dropping it writes what waits.
-pub struct FileEventLog {
+pub struct EventLog {
     shared: Arc<Shared>,
     queue: Sender<Job>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl fmt::Debug for FileEventLog {
+impl fmt::Debug for EventLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileEventLog").field("dir", &self.shared.dir).field("last", &self.last()).finish()
+        f.debug_struct("EventLog").field("dir", &self.shared.dir).field("last", &self.last()).finish()
     }
 }
 
-impl FileEventLog {
+impl EventLog {
     /// Opens or makes the log in `dir`. A torn last write, which nobody was told of, is cut off; any other damage to the
     /// newest segment is an error (older segments are checked when they are replayed).
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self, EventError> {
@@ -112,25 +112,35 @@ impl FileEventLog {
     fn gone(&self) -> EventError {
         EventError::Poisoned(self.poisoned().unwrap_or("the event log was closed").to_owned())
     }
-}
 
-impl EventLog for FileEventLog {
-    fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Sequence, EventError>> {
+    /// Appends records in order. Resolves with the number of the last one when all are on disk.
+    ///
+    /// # Errors
+    /// A full queue, a body that is too long, or a log that is poisoned.
+    pub fn append(&self, records: Vec<Record>) -> impl Future<Output = Result<Sequence, EventError>> + Send {
         let (reply, answer) = oneshot::channel();
         let sent = self.send(records, reply);
-        Box::pin(async move {
+        async move {
             sent?;
             answer.await.unwrap_or_else(|_| Err(self.gone()))
-        })
+        }
     }
 
-    fn append_blocking(&self, records: Vec<Record>) -> Result<Sequence, EventError> {
+    /// [`EventLog::append`] for a thread that may block.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_blocking(&self, records: Vec<Record>) -> Result<Sequence, EventError> {
         let (reply, answer) = oneshot::channel();
         self.send(records, reply)?;
         answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
-    fn replay(&self, from: Sequence, visit: &mut Visit<'_>) -> Result<(), EventError> {
+    /// Calls `visit` for every retained record numbered `from` or above, in order. Blocks: for start-up and tools.
+    ///
+    /// # Errors
+    /// A segment that is damaged or cannot be read.
+    pub fn replay(&self, from: Sequence, visit: &mut Visit<'_>) -> Result<(), EventError> {
         let last = self.last();
         let segments = self.shared.segments.lock().clone();
         for (at, segment) in segments.iter().enumerate() {
@@ -145,20 +155,25 @@ impl EventLog for FileEventLog {
         Ok(())
     }
 
-    fn last(&self) -> Sequence {
+    /// Number of the last durable record, or the number before the first one.
+    #[must_use]
+    pub fn last(&self) -> Sequence {
         self.shared.last.load(Ordering::Acquire)
     }
 
-    fn protect(&self, applied: Sequence) {
+    /// Keeps every record above `applied` from being removed by retention, until the next call.
+    pub fn protect(&self, applied: Sequence) {
         self.shared.protected.store(applied, Ordering::Release);
     }
 
-    fn poisoned(&self) -> Option<&str> {
+    /// Why the log refuses to work, or `None` while healthy.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&str> {
         self.shared.poison.reason()
     }
 }
 
-impl Drop for FileEventLog {
+impl Drop for EventLog {
     fn drop(&mut self) {
         let (closed, _) = bounded(1);
         drop(std::mem::replace(&mut self.queue, closed));

@@ -2,6 +2,7 @@
 
 use super::body::{Body, BodyError};
 use super::respond::{Fault, X_REQUEST_ID};
+use crate::ids::ID_BYTES_MAX;
 use crate::meters::Endpoint;
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -130,6 +131,20 @@ fn is_json(kind: &str) -> bool {
     kind == "application/json"
         || kind == "application/x-ndjson"
         || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// The id that a part of a path stands for, percent-decoded: one way, and one error, for every route.
+///
+/// # Errors
+/// 400 on `id`: a `%` without two hexadecimal digits after it, bytes that are no UTF-8, none, or more than [`ID_BYTES_MAX`].
+pub fn path_id(encoded: &str) -> Result<String, Fault> {
+    let escape = |rest: &str| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    // The decoder leaves a bad escape as it stands, where it would name another id.
+    let whole = encoded.split('%').skip(1).all(escape);
+    let id = percent_encoding::percent_decode_str(encoded).decode_utf8().ok().filter(|_| whole);
+    id.filter(|id| (1..=ID_BYTES_MAX).contains(&id.len()))
+        .map(Cow::into_owned)
+        .ok_or_else(|| Fault::invalid("id", format!("must be 1 to {ID_BYTES_MAX} bytes of UTF-8, percent-encoded")))
 }
 
 /// Decoded pairs of a query; pairs that are no UTF-8 are left out.

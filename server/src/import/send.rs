@@ -5,7 +5,7 @@ use crate::app::Stores;
 use crate::cli::client::{Connection, Server};
 use crate::config::Config;
 use crate::deadline::{SystemClock, WallClock};
-use crate::store::{EventOutcome, StoreError, UserEvent, UserStore};
+use crate::store::{EventOutcome, StoreError, UserEvent};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use hyper::StatusCode;

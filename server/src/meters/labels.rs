@@ -72,7 +72,9 @@ impl Endpoint {
             _ if path.starts_with("/openrtb2/") => Self::Bid,
             _ if path.starts_with("/notice/click") => Self::Click,
             _ if path.starts_with("/notice/") => Self::Notice,
-            _ if ["/v1/plans", "/v1/items", "/v1/creatives"].iter().any(|p| path.starts_with(p)) => Self::Catalog,
+            _ if ["/v1/plans", "/v1/items", "/v1/creatives", "/v1/balances"].iter().any(|p| path.starts_with(p)) => {
+                Self::Catalog
+            }
             _ => Self::Other,
         }
     }
@@ -91,6 +93,8 @@ label! {
         Client = "4xx",
         /// 503: refused for load, or not ready.
         Unavailable = "503",
+        /// 504: not done by the deadline that the request named.
+        Late = "504",
         /// Other faults of the server.
         Server = "5xx",
     }
@@ -103,6 +107,7 @@ impl StatusClass {
         match status {
             204 => Self::NoContent,
             503 => Self::Unavailable,
+            504 => Self::Late,
             ..300 => Self::Success,
             300..400 => Self::Redirect,
             400..500 => Self::Client,

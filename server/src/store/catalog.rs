@@ -4,7 +4,6 @@
 use super::StoreError;
 use super::file::{FileFault, checked, open_database};
 use super::poison::{Poison, PoisonGuard};
-use crate::events::BoxFuture;
 use crate::ids::Id;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -125,27 +124,20 @@ impl CatalogStore {
     }
 
     /// Writes records, replacing those with the same kind and id. At most [`CHANGE_MAX`].
-    pub fn put_many(&self, records: Vec<CatalogRecord>) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.change(records, Vec::new())
+    pub async fn put_many(&self, records: Vec<CatalogRecord>) -> Result<(), StoreError> {
+        self.change(records, Vec::new()).await
     }
 
     /// Removes records; those that are not there are passed over.
-    pub fn delete(&self, records: Vec<(CatalogKind, Id)>) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.change(Vec::new(), records)
+    pub async fn delete(&self, records: Vec<(CatalogKind, Id)>) -> Result<(), StoreError> {
+        self.change(Vec::new(), records).await
     }
 
     /// Removes, then writes, together.
-    pub fn change(
-        &self,
-        put: Vec<CatalogRecord>,
-        delete: Vec<(CatalogKind, Id)>,
-    ) -> BoxFuture<'_, Result<(), StoreError>> {
+    pub async fn change(&self, put: Vec<CatalogRecord>, delete: Vec<(CatalogKind, Id)>) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.send(Change { put, delete, reply });
-        Box::pin(async move {
-            sent?;
-            answer.await.unwrap_or_else(|_| Err(self.gone()))
-        })
+        self.send(Change { put, delete, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     fn send(&self, change: Change) -> Result<(), StoreError> {

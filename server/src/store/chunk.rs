@@ -55,6 +55,13 @@ pub(super) fn first_time(bytes: &[u8]) -> Option<i64> {
     bytes.get(4..12)?.first_chunk::<8>().map(|time| i64::from_le_bytes(*time))
 }
 
+/// Time of a chunk's last event.
+pub(super) fn last_time(bytes: &[u8]) -> Option<i64> {
+    let count = u32::from_le_bytes(*bytes.first_chunk::<4>()?) as usize;
+    let at = 4 + 8 * count.checked_sub(1)?;
+    bytes.get(at..at + 8)?.first_chunk::<8>().map(|time| i64::from_le_bytes(*time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,7 +74,8 @@ mod tests {
         }
         let mut bytes = Vec::new();
         encode(&history, 1, 5, &mut bytes);
-        assert_eq!(first_time(&bytes), Some(100));
+        assert_eq!((first_time(&bytes), last_time(&bytes)), (Some(100), Some(400)));
+        assert_eq!((last_time(&bytes[..20]), last_time(&[0; 4]), last_time(&[])), (None, None, None));
         let mut back = History::default();
         decode_into(&bytes, 1, &mut back).unwrap();
         assert_eq!(back.times, [200, 300, 400]);

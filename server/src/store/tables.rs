@@ -20,7 +20,7 @@ use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransact
 pub(super) type UserRow = (u32, u32, u32, u32);
 
 pub(super) const USERS: TableDefinition<&str, UserRow> = TableDefinition::new("users");
-const CHUNKS: TableDefinition<(&str, u32), &[u8]> = TableDefinition::new("chunks");
+pub(super) const CHUNKS: TableDefinition<(&str, u32), &[u8]> = TableDefinition::new("chunks");
 const EVENT_IDS: [TableDefinition<u128, ()>; 2] =
     [TableDefinition::new("event_ids_0"), TableDefinition::new("event_ids_1")];
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");

@@ -2,8 +2,9 @@
 
 use super::history::History;
 use super::poison::PoisonGuard;
-use super::redb_store::Shared;
+use super::sweep::Sweep;
 use super::tables::{IdWindow, Meta, RowError, Rows, event_key};
+use super::users::Shared;
 use super::{ACTION_MAX, EVENT_AHEAD_MAX_S, EventFault, EventOutcome, StoreError, UserEvent};
 use crate::events::{Record, RecordKind};
 use crate::ids::Id;
@@ -35,6 +36,8 @@ pub(super) struct Writer {
     unsynced: usize,
     dirty: bool,
     synced_at: Instant,
+    sweep: Sweep,
+    swept_at: Instant,
 }
 
 fn sync(transaction: &mut WriteTransaction) {
@@ -49,7 +52,8 @@ fn poisoned(error: impl Into<redb::Error>) -> StoreError {
 impl Writer {
     /// Brings the tables up to the end of the event log.
     pub(super) fn recover(shared: Arc<Shared>, meta: Meta) -> Result<Self, StoreError> {
-        let mut this = Self { shared, meta, unsynced: 0, dirty: false, synced_at: Instant::now() };
+        let (now, sweep) = (Instant::now(), Sweep::default());
+        let mut this = Self { shared, meta, unsynced: 0, dirty: false, synced_at: now, sweep, swept_at: now };
         let log = Arc::clone(&this.shared.log);
         let (mut waiting, mut last, mut outcome) = (Vec::new(), this.meta.applied, Ok(()));
         let replay = log.replay(this.meta.applied + 1, &mut |number, kind, body| {
@@ -82,7 +86,7 @@ impl Writer {
         }
         if deleted {
             let user = std::str::from_utf8(body).map_err(|e| unreadable(e.to_string()))?;
-            self.delete_rows(&Id::from(user), number)?;
+            self.forget_rows(&[Id::from(user)], number)?;
         }
         Ok(())
     }
@@ -112,6 +116,11 @@ impl Writer {
             if self.synced_at.elapsed() >= rest {
                 self.checkpoint_or_poison();
             }
+            if self.swept_at.elapsed() >= rest {
+                self.swept_at = Instant::now();
+                // `guarded` has thrown the switch if it failed; a log that is busy is asked again at the next step.
+                let _shown_in_poison = self.guarded(Self::forget_aged);
+            }
         }
         self.checkpoint_or_poison();
         guard.disarm();
@@ -135,7 +144,7 @@ impl Writer {
         }
         match job {
             Some(Job::Import(histories, reply)) => self.answer(reply, |this| this.import(histories)),
-            Some(Job::Delete(user, reply)) => self.answer(reply, |this| this.delete(&user)),
+            Some(Job::Delete(user, reply)) => self.answer(reply, |this| Ok(this.forget(&[user])? > 0)),
             Some(Job::Checkpoint(reply)) => self.answer(reply, Self::checkpoint),
             Some(Job::Append(..)) | None => {}
         }
@@ -303,17 +312,45 @@ impl Writer {
         Ok(users.len())
     }
 
-    fn delete(&mut self, user: &Id) -> Result<bool, StoreError> {
-        let record = Record { kind: RecordKind::USER_DELETED, body: user.as_str().as_bytes().to_vec() };
-        let applied = self.shared.log.append_blocking(vec![record])?;
-        self.delete_rows(user, applied)
+    /// One step of forgetting users by age, where one is due.
+    fn forget_aged(&mut self) -> Result<(), StoreError> {
+        let now = self.shared.clock.seconds();
+        let days = self.shared.options.forget_after_days;
+        if days == 0 || !self.sweep.due(now) {
+            return Ok(());
+        }
+        let read = self.shared.database.begin_read().map_err(poisoned)?;
+        let (old, next) =
+            self.sweep.step(&read, now.saturating_sub(86_400 * i64::from(days)), now).map_err(poisoned)?;
+        drop(read);
+        let forgotten = self.forget(&old)?;
+        self.shared.counters.forgotten.fetch_add(forgotten as u64, Ordering::Relaxed);
+        self.sweep = next;
+        Ok(())
     }
 
-    fn delete_rows(&mut self, user: &Id, applied: u64) -> Result<bool, StoreError> {
+    /// Forgets users, all together; how many there were.
+    fn forget(&mut self, users: &[Id]) -> Result<usize, StoreError> {
+        if users.is_empty() {
+            return Ok(0);
+        }
+        let record = |user: &Id| Record { kind: RecordKind::USER_DELETED, body: user.as_str().as_bytes().to_vec() };
+        let applied = self.shared.log.append_blocking(users.iter().map(record).collect())?;
+        self.forget_rows(users, applied)
+    }
+
+    fn forget_rows(&mut self, users: &[Id], applied: u64) -> Result<usize, StoreError> {
         let existed = self.change(true, applied, |this, transaction, _| {
-            Rows::open(transaction, this.shared.options.history_events_max)?.delete(user.as_str())
+            let mut rows = Rows::open(transaction, this.shared.options.history_events_max)?;
+            let mut existed = 0;
+            for user in users {
+                existed += usize::from(rows.delete(user.as_str())?);
+            }
+            Ok(existed)
         })?;
-        self.shared.cache.replaced(user, self.meta.commit);
+        for user in users {
+            self.shared.cache.replaced(user, self.meta.commit);
+        }
         Ok(existed)
     }
 }

@@ -104,6 +104,10 @@ impl CatalogAdmin for Memory {
             late_micros: Micros(1),
         })
     }
+    async fn balances(&self, _page: Page) -> Result<Listing<Balance>, CatalogError> {
+        let records = vec![self.balance("p 1").await?];
+        Ok(Listing { total: records.len(), records, next: None })
+    }
 }
 
 struct Port {

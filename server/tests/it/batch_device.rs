@@ -280,6 +280,28 @@ async fn refreshes_make_a_user_warm_and_inline_histories_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_forgotten_user_leaves_no_state_and_no_waiting_work() {
+    let bench = bench().await;
+    let window = history(4, 500);
+    for user in [1, 2] {
+        assert_eq!(bench.handle.encode(ask(user, &window, EVER)).await.unwrap().rows_reused, 0);
+    }
+    assert!(bench.handle.forget(1));
+    until("the state to go", || bench.handle.stats().cache_users.get() == 1).await;
+    assert_eq!(bench.handle.encode(ask(2, &window, EVER)).await.unwrap().rows_reused, 499);
+    assert_eq!(bench.handle.encode(ask(1, &window, EVER)).await.unwrap().rows_reused, 0);
+    // Work that waits while the device is busy.
+    let bench = self::bench().await;
+    let stuck = occupy(&bench);
+    occupied(&bench).await;
+    assert!(bench.handle.refresh(3, window, Urgency::Events) && bench.handle.forget(3));
+    bench.watch.let_go();
+    stuck.await.unwrap().unwrap();
+    until("the device to be idle", || bench.handle.stats().background_waiting.get() == 0).await;
+    assert_eq!((bench.handle.stats().cache_users.get(), bench.handle.stats().refreshed.get()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_state_larger_than_the_cache_still_gives_a_whole_encode() {
     let options = DeviceOptions { cache_bytes_max: 10_000, ..quick() };
     let bench = bench_with(options, Duration::from_micros(10)).await;

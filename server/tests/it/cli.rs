@@ -175,6 +175,13 @@ fn the_doctor_finds_the_model_as_the_server_does() {
             found["found"].as_str().unwrap().to_owned(),
         )
     };
+    // What to do is said once.
+    let advice = |more: &[&str], words: &str| {
+        let output = longbow(&[&["doctor", "--data", data][..], more].concat());
+        assert_eq!(text(&output.stdout).matches(words).count(), 1, "{}", text(&output.stdout));
+    };
+    advice(&[], "longbow demo");
+    advice(&["--set", "model.path=/nope/x"], "to a bundle directory or a safetensors file");
     let (code, verdict, found) = model(&[]);
     assert_eq!((code, &*verdict), (Some(1), "fault"), "{found}");
     assert!(found.starts_with("no model: "), "{found}");

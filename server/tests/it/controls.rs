@@ -122,6 +122,10 @@ fn one_advertiser_neither_sees_nor_changes_anothers_on_any_route() {
     assert_eq!((list["total"].clone(), list["records"].as_array().unwrap().len()), (2.into(), 2));
     let list = with(&world, ANN, "GET", "/v1/creatives?limit=1000", &Value::Null).json();
     assert_eq!(list["total"], 14);
+    let list = with(&world, ANN, "GET", "/v1/balances", &Value::Null).json();
+    let plans: Vec<&str> =
+        list["records"].as_array().unwrap().iter().map(|one| one["plan"].as_str().unwrap()).collect();
+    assert_eq!((list["total"].clone(), plans), (2.into(), vec!["plan-0", "plan-1"]));
     // She cannot hand a plan over, nor move a creative to Bob's plan.
     assert_eq!(with(&world, ANN, "PATCH", "/v1/plans/plan-0", &json!({"advertiser": "adv-1"})).status, 403);
     assert_eq!(with(&world, ANN, "PATCH", "/v1/creatives/cr-0-0", &json!({"plan": "plan-2"})).status, 400);
@@ -151,6 +155,9 @@ fn roles_do_what_they_may_and_nothing_else() {
         (BOARD, "DELETE", "/v1/users/u7", Value::Null, 403),
         (FEED, "GET", "/v1/plans", Value::Null, 403),
         (FEED, "GET", "/v1/plans/plan-2/balance", Value::Null, 403),
+        (FEED, "GET", "/v1/balances", Value::Null, 403),
+        ("", "GET", "/v1/balances", Value::Null, 401),
+        (BOARD, "GET", "/v1/balances", Value::Null, 200),
         (FEED, "PATCH", "/v1/items/5", json!({"title": "New"}), 200),
         (FEED, "POST", "/v1/items:import", json!({"id": "6", "title": "Newer"}), 200),
         (FEED, "POST", "/v1/plans:import", json!({}), 403),
@@ -208,6 +215,33 @@ fn every_change_is_audited_and_survives_a_restart() {
     );
     assert!(!audit.to_string().contains("u7"), "who was forgotten is not named");
     assert_eq!(entries[3]["after"]["advertiser"], "adv-0", "filled in for her");
+}
+
+#[test]
+fn a_bad_escape_in_a_path_is_the_same_error_on_every_route() {
+    let world = guarded();
+    let routes: Vec<String> =
+        operations().into_iter().map(|(_, path)| path).filter(|path| path.contains("{id}")).collect();
+    for path in routes {
+        for bad in ["%zz", "100%", "%f", "%ff", &"x".repeat(129)] {
+            let answer = with(&world, OPS, "GET", &path.replace("{id}", bad), &Value::Null);
+            let error = answer.json()["error"].clone();
+            assert_eq!(
+                (answer.status, &error["code"], &error["field"]),
+                (400, &json!("invalid"), &json!("id")),
+                "{path} {bad}"
+            );
+            assert_eq!(error["message"], "must be 1 to 128 bytes of UTF-8, percent-encoded", "{path} {bad}");
+        }
+    }
+    let encoded = with(&world, OPS, "GET", "/v1/plans/%70lan%2D0", &Value::Null);
+    assert_eq!(encoded.json()["id"], "plan-0");
+    // The log knows a user by the id, however the path wrote it.
+    for path in ["/v1/users/u7", "/v1/users/%75%37"] {
+        assert_eq!(with(&world, OPS, "DELETE", path, &Value::Null).status, 204);
+    }
+    let entries = with(&world, OPS, "GET", "/v1/audit?limit=2", &Value::Null).json()["entries"].clone();
+    assert_eq!(entries[0]["id"], entries[1]["id"], "{entries}");
 }
 
 #[test]

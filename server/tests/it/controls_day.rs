@@ -240,6 +240,59 @@ fn an_argument_that_a_tool_does_not_have_is_refused_by_name() {
 }
 
 #[test]
+fn an_argument_of_another_type_is_refused_and_not_taken_as_left_out() {
+    let world = guarded();
+    let list = result(&world, OPS, "tools/list", &json!({}))["result"]["tools"].clone();
+    let mut tried = 0;
+    for known in list.as_array().unwrap() {
+        let name = known["name"].as_str().unwrap();
+        for (argument, schema) in known["inputSchema"]["properties"].as_object().unwrap() {
+            let (wrong, wanted, came) = match schema["type"].as_str() {
+                Some("string") => (json!(17), "text", "17"),
+                Some("integer") => (json!("17"), "a whole number", "\"17\""),
+                Some("number") => (json!([17]), "a number", "[17]"),
+                Some("object") => (json!("all of it"), "an object", "\"all of it\""),
+                _ if schema["enum"].is_array() => (json!({"a": 1}), "one of hour, channel", "{\"a\":1}"),
+                _ => continue,
+            };
+            let (ok, told) = tool(&world, OPS, name, &json!({argument: wrong}));
+            let message = told["error"]["message"].as_str().unwrap_or_default();
+            assert!(!ok && told["error"]["field"] == *argument, "{name} {argument}: {told}");
+            assert!(
+                message.contains(&format!("must be {wanted}")) && message.contains(came),
+                "{name} {argument}: {told}"
+            );
+            tried += 1;
+        }
+    }
+    assert!(tried > 25, "{tried}");
+    for (limit, fits) in
+        [(json!(0), false), (json!(101), false), (json!(1.5), false), (json!(3), true), (json!(null), true)]
+    {
+        let (ok, told) = tool(&world, OPS, "list_plans", &json!({"limit": limit}));
+        assert_eq!(ok, fits, "{limit}: {told}");
+        assert!(ok || told["error"]["message"].as_str().unwrap().contains("from 1 to 100"), "{told}");
+    }
+    // A confirmation that is no text is not a first call.
+    let (ok, told) = tool(&world, OPS, "resume_plan", &json!({"plan": "plan-0", "confirmation": 5}));
+    assert!(!ok && told["error"]["field"] == "confirmation", "{told}");
+    let prompts = result(&world, OPS, "prompts/list", &json!({}))["result"]["prompts"].clone();
+    for prompt in prompts.as_array().unwrap() {
+        let names: Vec<&str> =
+            prompt["arguments"].as_array().unwrap().iter().map(|argument| argument["name"].as_str().unwrap()).collect();
+        for &wrong in &names {
+            let given: serde_json::Map<String, Value> = names
+                .iter()
+                .map(|&name| (name.to_owned(), if name == wrong { json!(5) } else { json!("some") }))
+                .collect();
+            let reply = result(&world, OPS, "prompts/get", &json!({"name": prompt["name"], "arguments": given}));
+            let message = reply["error"]["message"].as_str().unwrap_or_default();
+            assert!(message.contains(wrong) && message.contains("must be text"), "{reply}");
+        }
+    }
+}
+
+#[test]
 fn a_forecast_with_nothing_to_go_by_counts_nothing() {
     let world = guarded();
     let ask = json!({"budget_micros": 5_000_000, "goal": {"cpa": {"target_micros": 1_000_000}}});

@@ -5,11 +5,11 @@
 
 use crate::ledger::wait;
 use longbow::deadline::SystemClock;
-use longbow::events::{EventLog as _, FileEventLog, LogOptions, RecordKind};
+use longbow::events::{EventLog, LogOptions, RecordKind};
 use longbow::ids::{Id, ItemKey};
 use longbow::ledger::{BidId, DurableLedger, Ledger, Notice, Options, Settlement};
 use longbow::money::Micros;
-use longbow::store::{EventOutcome, RedbUserStore, StoreOptions, UserEvent, UserStore as _};
+use longbow::store::{EventOutcome, StoreOptions, UserEvent, UserStore};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use std::collections::{HashMap, HashSet};
@@ -89,8 +89,8 @@ async fn work(dir: &Path, start: u64, rounds: u64) -> Result<(), String> {
     let clock = Arc::new(SystemClock);
     let ledger =
         Ledger::open(dir, Options { hold_max_s: 5, ..Options::default() }, clock.clone()).map_err(|e| text(&e))?;
-    let log = Arc::new(FileEventLog::open(&dir.join("events"), log_options()).map_err(|e| text(&e))?);
-    let store = RedbUserStore::open(dir, store_options(), log, clock).map_err(|e| text(&e))?;
+    let log = Arc::new(EventLog::open(&dir.join("events"), log_options()).map_err(|e| text(&e))?);
+    let store = UserStore::open(dir, store_options(), log, clock).map_err(|e| text(&e))?;
     say("R");
     let money = async {
         for round in start..start + rounds {
@@ -215,7 +215,7 @@ fn verify_money(dir: &Path, acked: &Acked) -> Result<(), String> {
 }
 
 fn verify_events(dir: &Path, acked: &Acked) -> Result<(), String> {
-    let log = Arc::new(FileEventLog::open(&dir.join("events"), log_options()).map_err(|e| e.to_string())?);
+    let log = Arc::new(EventLog::open(&dir.join("events"), log_options()).map_err(|e| e.to_string())?);
     let mut logged = HashSet::new();
     let mut twice = 0;
     log.replay(1, &mut |_, kind, body| {
@@ -225,7 +225,7 @@ fn verify_events(dir: &Path, acked: &Acked) -> Result<(), String> {
         true
     })
     .map_err(|e| e.to_string())?;
-    let store = RedbUserStore::open(dir, store_options(), log, Arc::new(SystemClock)).map_err(|e| e.to_string())?;
+    let store = UserStore::open(dir, store_options(), log, Arc::new(SystemClock)).map_err(|e| e.to_string())?;
     let mut stored = HashSet::new();
     for user in 0..USERS {
         let history = wait(store.load(&Id::from(format!("u{user}").as_str()))).map_err(|e| e.to_string())?;

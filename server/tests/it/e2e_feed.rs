@@ -217,3 +217,25 @@ fn an_operator_reads_what_a_plan_is_expected_to_do() {
     let bad = json!({"strategy": {"costs": [{"name": "all of it", "share": 1.0}]}});
     assert_eq!(world.admin("PATCH", "/v1/plans/plan-1", &bad).status, 400);
 }
+
+#[test]
+fn users_that_are_long_gone_are_forgotten_where_the_settings_say_so() {
+    let world = World::new();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let event = json!({"id": "long-ago", "user": "ancient", "item": 7, "action": "click", "time": now - 20 * 86_400});
+    assert_eq!(world.post("/v1/events", event).json()["accepted"], 1);
+    let dir = world.dir.clone();
+    drop(world);
+    let world = World::start(dir, |config| config.store.forget_users_after_days = 10);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while world.admin("GET", "/v1/users/ancient", "").json()["events"] != 0 {
+        assert!(std::time::Instant::now() < until, "never forgotten");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let counted = || String::from_utf8(world.admin("GET", "/metrics", "").body).unwrap();
+    while !counted().contains("longbow_users_forgotten_total 1\n") {
+        assert!(std::time::Instant::now() < until, "{}", counted());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(world.admin("GET", "/v1/users/u2", "").json()["events"], 24, "who was here lately is known");
+}

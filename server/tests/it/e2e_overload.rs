@@ -58,3 +58,16 @@ fn what_cannot_be_served_in_time_is_refused_at_once_with_the_reason() {
     assert_eq!(world.post("/v1/rank", &rank).status, 200);
     assert_eq!(world.post("/openrtb2/bid", bid("after")).status, 200);
 }
+
+#[test]
+fn a_ranking_that_is_late_is_counted_apart_from_what_failed() {
+    let world = World::start(tempfile::tempdir().unwrap().keep(), |config| config.auction.tmax_min_ms = 0);
+    let late = world.post("/v1/rank", json!({"user": "u3", "k": 5, "deadline_ms": 0}));
+    assert_eq!((late.status, &late.json()["error"]["code"]), (504, &json!("deadline")));
+    let metrics = String::from_utf8(world.admin("GET", "/metrics", "").body).unwrap();
+    let count = |status: &str| {
+        let series = format!("longbow_requests_total{{endpoint=\"rank\",status=\"{status}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&*series)).map(str::to_owned)
+    };
+    assert_eq!((count("504").as_deref(), count("5xx").as_deref()), (Some("1"), Some("0")), "{metrics}");
+}

@@ -193,3 +193,68 @@ fn of_two_who_change_a_record_the_second_is_told() {
         assert_eq!(world.admin("GET", &none, "").status, 404);
     }
 }
+
+#[test]
+fn a_read_that_names_the_version_it_has_is_answered_without_it() {
+    let world = World::new();
+    let read = |method: &str, path: &str, tags: &[&str]| {
+        let headers: Vec<(&str, &str)> = tags.iter().map(|tags| ("if-none-match", *tags)).collect();
+        call(world.admin, method, path, &headers, b"")
+    };
+    for path in ["/v1/plans/plan-3", "/v1/items/7", "/v1/creatives/cr-3-0"] {
+        let first = read("GET", path, &[]);
+        let tag = first.header("etag").expect("a version").to_owned();
+        let weak = format!("W/{tag}");
+        let among = format!("\"a,b\" , {weak},\"c\"");
+        for same in [&[&*tag][..], &[&*weak], &["*"], &[&*among], &["\"other\"", &*tag], &[&*format!(", {tag} ,")]] {
+            let known = read("GET", path, same);
+            assert_eq!((known.status, known.body.len(), known.header("etag")), (304, 0, Some(&*tag)), "{same:?}");
+            assert_eq!(known.header("content-type"), None, "{same:?}");
+            assert_eq!(read("HEAD", path, same).status, 304, "{same:?}");
+        }
+        for other in ["\"other\"", "W/\"other\", \"and another\"", "\"a, *, b\""] {
+            let fresh = read("GET", path, &[other]);
+            assert_eq!((fresh.status, fresh.json()), (200, first.json()), "{other}");
+        }
+        for wrong in ["", "seven", "\"open", "*, \"a\"", "\"a\" \"b\"", &vec!["\"a\""; 17].join(",")] {
+            let refused = read("GET", path, &[wrong]);
+            assert_eq!((refused.status, &refused.json()["error"]["field"]), (400, &json!("if-none-match")), "{wrong}");
+        }
+    }
+    // What was changed is told again, and what is not there is not "as you have it".
+    let tag = read("GET", "/v1/plans/plan-3", &[]).header("etag").unwrap().to_owned();
+    assert_eq!(world.admin("PATCH", "/v1/plans/plan-3", json!({"name": "Another"})).status, 200);
+    assert_eq!(read("GET", "/v1/plans/plan-3", &[&tag]).status, 200);
+    assert_eq!(read("GET", "/v1/plans/none", &["*"]).status, 404);
+}
+
+#[test]
+fn the_money_of_all_plans_is_read_in_pages() {
+    let world = World::new();
+    let request =
+        json!({"id": "a", "imp": [{"id": "1", "banner": {"w": 300, "h": 250}}], "user": {"id": "u2"}, "tmax": 2000});
+    let bid = world.post("/openrtb2/bid", request).json()["seatbid"][0]["bid"][0].clone();
+    let (mut read, mut path) = (Vec::new(), "/v1/balances?limit=5".to_owned());
+    let sizes: Vec<usize> = std::iter::from_fn(|| {
+        let page = (!path.is_empty()).then(|| world.admin("GET", &path, "").json())?;
+        assert_eq!(page["total"], 12);
+        path = page["next"].as_str().map(|next| format!("/v1/balances?limit=5&after={next}")).unwrap_or_default();
+        let records = page["records"].as_array().unwrap();
+        read.extend(records.clone());
+        Some(records.len())
+    })
+    .collect();
+    assert_eq!(sizes, [5, 5, 2]);
+    let plans = world.admin("GET", "/v1/plans", "").json();
+    let ids =
+        |list: &[Value], name: &str| list.iter().map(|one| one[name].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids(&read, "plan"), ids(plans["records"].as_array().unwrap(), "id"), "the same order");
+    for balance in &read {
+        assert_eq!(*balance, world.balance(balance["plan"].as_str().unwrap()), "one by one it is the same");
+    }
+    let held: i64 =
+        read.iter().filter(|one| one["plan"] == bid["cid"]).map(|one| one["held_micros"].as_i64().unwrap()).sum();
+    assert!(held > 0, "{read:?}");
+    assert_eq!(world.admin("GET", "/v1/balances?limit=0", "").json()["error"]["field"], "limit");
+    assert_eq!(world.admin("POST", "/v1/balances", "{}").header("allow"), Some("GET, HEAD"));
+}

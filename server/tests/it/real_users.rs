@@ -11,7 +11,7 @@ use longbow::deadline::{SystemClock, WallClock};
 use longbow::eval::{EvalArgs, Source, evaluate};
 use longbow::ids::{Id, ItemKey};
 use longbow::import::{self, Figures, Format};
-use longbow::store::{History, UserStore};
+use longbow::store::History;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroUsize;

@@ -3,11 +3,11 @@
 use crate::ledger::{T0, wait};
 use crate::process::{Link, Process, leave_at, log, start_in_vain};
 use longbow::deadline::ManualClock;
-use longbow::events::{FileEventLog, LogOptions};
+use longbow::events::{EventLog, LogOptions};
 use longbow::ids::{Id, ItemKey};
 use longbow::ledger::{Ledger, Options};
 use longbow::money::Micros;
-use longbow::store::{CatalogKind, CatalogRecord, CatalogStore, History, RedbUserStore, StoreOptions, UserStore as _};
+use longbow::store::{CatalogKind, CatalogRecord, CatalogStore, History, StoreOptions, UserStore};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -67,6 +67,38 @@ fn a_ledger_that_is_gone_is_not_begun_anew_and_a_lost_key_is_told() {
     assert_eq!(spent(&server), 0);
     assert!(log(&dir).contains("the notice key was missing"));
     assert_eq!(Link::new(server.http).call("GET", &win, "").status, 403);
+}
+
+#[test]
+fn a_start_that_fails_leaves_open_holds_as_it_found_them() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("data");
+    let settings = ["drain.delay_ms=0"];
+    let server = Process::start("demo", &dir, &settings);
+    let request = json!({"id": "1", "imp": [{"id": "1", "banner": {"w": 300, "h": 250}}], "site": {"id": "s"},
+                         "user": {"id": "user-00001"}, "tmax": 2000});
+    let answer = Link::new(server.http).call("POST", "/openrtb2/bid", &request.to_string()).json();
+    let bid = &answer["seatbid"][0]["bid"][0];
+    let win = crate::e2e_bid::notice(bid["nurl"].as_str().unwrap(), &bid["price"].to_string());
+    leave(server);
+
+    // A file that is there, so that the start gets as far as reading it, and is no model.
+    let bad = home.path().join("bad.safetensors");
+    fs::write(&bad, "no model at all").unwrap();
+    let model = format!("model.path={}", bad.display());
+    assert_eq!(start_in_vain("serve", &dir, &["drain.delay_ms=0", &model]), Some(1));
+    let told = log(&dir);
+    assert!(told.lines().last().unwrap().contains("bad.safetensors"), "{told}");
+
+    let server = Process::start("serve", &dir, &settings);
+    assert_eq!(Link::new(server.http).call("GET", &win, "").status, 204);
+    let mut link = Link::new(server.admin);
+    let balance = link.call("GET", &format!("/v1/plans/{}/balance", bid["cid"].as_str().unwrap()), "").json();
+    assert!(balance["spent_micros"].as_i64() > Some(0), "{balance}");
+    assert_eq!(balance["late_micros"], 0, "the hold was still known: {balance}");
+    let metrics = String::from_utf8(link.call("GET", "/metrics", "").body).unwrap();
+    assert!(metrics.contains("longbow_notices_total{kind=\"win\",outcome=\"settled\"} 1\n"), "{metrics}");
+    leave(server);
 }
 
 #[test]
@@ -135,10 +167,10 @@ fn open_ledger(dir: &Path) -> Result<Ledger, String> {
     Ledger::open(dir, Options::default(), clock).map_err(|error| error.to_string())
 }
 
-fn open_users(dir: &Path) -> Result<RedbUserStore, String> {
-    let log = Arc::new(FileEventLog::open(&dir.join("events"), LogOptions::default()).unwrap());
+fn open_users(dir: &Path) -> Result<UserStore, String> {
+    let log = Arc::new(EventLog::open(&dir.join("events"), LogOptions::default()).unwrap());
     let clock = Arc::new(ManualClock::at_micros(T0 * 1_000_000));
-    RedbUserStore::open(dir, StoreOptions::default(), log, clock).map_err(|error| error.to_string())
+    UserStore::open(dir, StoreOptions::default(), log, clock).map_err(|error| error.to_string())
 }
 
 fn read_catalog(dir: &Path) -> Result<(), String> {

@@ -2,12 +2,12 @@
 
 use crate::ledger::{T0, wait};
 use longbow::deadline::ManualClock;
-use longbow::events::{EventLog, FileEventLog, LogOptions};
+use longbow::events::{EventLog, LogOptions};
 use longbow::ids::{Id, ItemKey};
 use longbow::money::Micros;
 use longbow::store::{
-    CatalogKind, CatalogRecord, CatalogStore, EventFault, EventOutcome, History, RedbUserStore, StoreError,
-    StoreOptions, UserEvent, UserStore as _,
+    CatalogKind, CatalogRecord, CatalogStore, EventFault, EventOutcome, History, StoreError, StoreOptions, UserEvent,
+    UserStore,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -27,15 +27,57 @@ pub(crate) fn event(id: &str, user: &str, item: i64, time: i64) -> UserEvent {
     }
 }
 
-pub(crate) fn open(dir: &Path, options: StoreOptions) -> RedbUserStore {
-    let log = Arc::new(FileEventLog::open(&dir.join("events"), LogOptions::default()).unwrap());
-    RedbUserStore::open(dir, options, log, Arc::new(ManualClock::at_micros(T0 * 1_000_000))).unwrap()
+pub(crate) fn open(dir: &Path, options: StoreOptions) -> UserStore {
+    let log = Arc::new(EventLog::open(&dir.join("events"), LogOptions::default()).unwrap());
+    UserStore::open(dir, options, log, Arc::new(ManualClock::at_micros(T0 * 1_000_000))).unwrap()
 }
 
-fn items(store: &RedbUserStore, user: &str) -> Vec<i64> {
+fn items(store: &UserStore, user: &str) -> Vec<i64> {
     let history = wait(store.load(&Id::from(user))).unwrap();
     assert!(history.is_sound());
     history.items.iter().map(|item| item.0).collect()
+}
+
+const DAY: i64 = 86_400;
+
+#[test]
+fn users_are_forgotten_once_their_newest_event_is_old_and_only_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_micros(T0 * 1_000_000));
+    let open = |forget_after_days| {
+        let log = Arc::new(EventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap());
+        let options = StoreOptions { forget_after_days, checkpoint_ms: 1, ..StoreOptions::default() };
+        UserStore::open(dir.path(), options, log, Arc::<ManualClock>::clone(&clock)).unwrap()
+    };
+    let store = open(10);
+    // More than one step looks at. The newest event decides, and ten days are not more than ten days.
+    let mut events: Vec<UserEvent> =
+        (0..700).map(|n| event(&format!("o{n}"), &format!("old{n}"), n, T0 - 5 * DAY)).collect();
+    events.extend([event("k0", "kept", 1, T0 - 500 * DAY), event("k1", "kept", 2, T0)]);
+    events.push(event("e", "edge", 3, T0 - 4 * DAY));
+    wait(store.append(events)).unwrap();
+    assert_eq!(items(&store, "old3"), [3], "in memory from here on");
+    assert_eq!(store.users().unwrap(), 702);
+    clock.set_micros((T0 + 6 * DAY) * 1_000_000);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while store.counters().forgotten.load(Ordering::Relaxed) < 700 {
+        assert!(std::time::Instant::now() < until, "{:?}", store.counters());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!((store.users().unwrap(), store.counters().forgotten.load(Ordering::Relaxed)), (2, 700));
+    assert_eq!((items(&store, "old3"), items(&store, "kept"), items(&store, "edge")), (vec![], vec![1, 2], vec![3]));
+    wait(store.append(vec![event("again", "old3", 4, T0)])).unwrap();
+    assert_eq!(items(&store, "old3"), [4], "begun anew");
+    drop(store);
+    let store = open(0);
+    assert_eq!((store.users().unwrap(), items(&store, "old3")), (3, vec![4]));
+    // 0 forgets nobody, however late it is.
+    clock.set_micros((T0 + 10_000 * DAY) * 1_000_000);
+    for _ in 0..20 {
+        wait(store.checkpoint()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert_eq!(store.users().unwrap(), 3);
 }
 
 #[test]
@@ -92,7 +134,7 @@ fn events_that_only_the_log_has_are_replayed_once() {
     }
     {
         // What a crash between the log's sync and the next checkpoint leaves: the log is ahead.
-        let log = FileEventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap();
+        let log = EventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap();
         let body = |e: UserEvent| serde_json::to_vec(&e).unwrap();
         let user_event = |body| longbow::events::Record { kind: longbow::events::RecordKind::USER_EVENT, body };
         let records = vec![user_event(body(event("b", "u", 2, 90))), user_event(body(event("c", "w", 3, 1)))];
@@ -116,9 +158,9 @@ fn a_store_ahead_of_its_log_is_refused() {
     }
     std::fs::remove_dir_all(dir.path().join("events")).unwrap();
     let reopen = || {
-        let log = Arc::new(FileEventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap());
+        let log = Arc::new(EventLog::open(&dir.path().join("events"), LogOptions::default()).unwrap());
         let clock = Arc::new(ManualClock::at_micros(T0 * 1_000_000));
-        RedbUserStore::open(dir.path(), StoreOptions::default(), log, clock)
+        UserStore::open(dir.path(), StoreOptions::default(), log, clock)
     };
     let error = reopen().unwrap_err().to_string();
     assert!(

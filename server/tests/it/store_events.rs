@@ -1,18 +1,18 @@
 //! The event log's files: torn tails, damage, rotation, retention.
 
 use crate::ledger::wait;
-use longbow::events::{EventError, EventLog as _, FileEventLog, LogOptions, RECORD_BYTES_MAX, Record, RecordKind};
+use longbow::events::{EventError, EventLog, LogOptions, RECORD_BYTES_MAX, Record, RecordKind};
 use std::path::{Path, PathBuf};
 
 fn record(text: &str) -> Record {
     Record { kind: RecordKind::USER_EVENT, body: text.as_bytes().to_vec() }
 }
 
-fn open(dir: &Path, segment_bytes: u64) -> Result<FileEventLog, EventError> {
-    FileEventLog::open(dir, LogOptions { segment_bytes, ..LogOptions::default() })
+fn open(dir: &Path, segment_bytes: u64) -> Result<EventLog, EventError> {
+    EventLog::open(dir, LogOptions { segment_bytes, ..LogOptions::default() })
 }
 
-fn all(log: &FileEventLog) -> Result<Vec<String>, EventError> {
+fn all(log: &EventLog) -> Result<Vec<String>, EventError> {
     let (mut bodies, mut next) = (Vec::new(), None);
     log.replay(1, &mut |number, kind, body| {
         assert_eq!(kind, RecordKind::USER_EVENT);
@@ -125,7 +125,7 @@ fn segments_rotate_and_a_missing_or_damaged_one_is_noticed() {
 fn retention_removes_old_segments_but_none_still_needed() {
     let dir = tempfile::tempdir().unwrap();
     let options = LogOptions { segment_bytes: 400, retention_bytes: 2_000, ..LogOptions::default() };
-    let log = FileEventLog::open(dir.path(), options).unwrap();
+    let log = EventLog::open(dir.path(), options).unwrap();
     log.protect(0);
     let fill = |n: usize| {
         for _ in 0..n {

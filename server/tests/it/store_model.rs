@@ -3,7 +3,7 @@
 use crate::ledger::wait;
 use crate::store::{event, open};
 use longbow::ids::{Id, ItemKey};
-use longbow::store::{EventOutcome, History, RedbUserStore, StoreOptions, UserStore as _};
+use longbow::store::{EventOutcome, History, StoreOptions, UserStore};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 
@@ -36,7 +36,7 @@ fn name(user: usize) -> Id {
     Id::from(format!("user-{user}").as_str())
 }
 
-fn compare(store: &RedbUserStore, model: &Model) {
+fn compare(store: &UserStore, model: &Model) {
     for user in 0..3 {
         let history = wait(store.load(&name(user))).unwrap();
         let seen: Vec<_> = history.times.iter().zip(&history.items).map(|(t, i)| (*t, i.0)).collect();

@@ -8,7 +8,7 @@ use longbow::ids::{Id, ItemKey};
 use longbow::money::{Currency, Micros};
 use longbow::plans::{Creative, Format, Goal, Item, Plan, PlanState, PolicyKind};
 use longbow::runtime::Lifecycle;
-use longbow::store::{CatalogKind, CatalogRecord, History, UserStore};
+use longbow::store::{CatalogKind, CatalogRecord, History};
 use longbow_model::{Config as ModelConfig, Model, Seed};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};

@@ -1,8 +1,6 @@
 //! What a market is made of. None of it was fitted to a policy's figures; where no public log tells it, it is a judgement,
 //! and the other kinds of market show how much hangs on it.
 
-use super::Scenario;
-
 /// The markets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum MarketKind {
@@ -12,6 +10,8 @@ pub(crate) enum MarketKind {
     Rough,
     /// One other, prices that hardly move over the day, good predictions
     Calm,
+    /// As base, with four times the auctions, ten times the results of each and a tenth of the order value, so that luck is small
+    Large,
 }
 
 /// A log-normal draw: median and spread of the logarithm.
@@ -71,8 +71,8 @@ const BASE: Constants = Constants {
 };
 
 impl Constants {
-    pub(super) fn of(kind: MarketKind, scenario: Scenario) -> Self {
-        let kind = match kind {
+    pub(super) fn of(kind: MarketKind) -> Self {
+        match kind {
             MarketKind::Base => BASE,
             MarketKind::Rough => Self {
                 others: 9,
@@ -98,18 +98,14 @@ impl Constants {
                 delay_s: 300.0,
                 ..BASE
             },
-        };
-        match scenario {
-            // As much value in forty times as many results: four times the auctions, ten times the results of one, a tenth of the
-            // order's value (an app's installs, a shop's baskets).
-            Scenario::Large => Self {
+            // An auction is worth as much, and there are forty times as many results (an app's installs, a shop's baskets).
+            MarketKind::Large => Self {
                 auctions: 4.0,
-                click: Spread(2.5 * kind.click.0, kind.click.1),
-                conversion: Spread(4.0 * kind.conversion.0, kind.conversion.1),
-                order: Spread(kind.order.0 / 10.0, kind.order.1),
-                ..kind
+                click: Spread(2.5 * BASE.click.0, BASE.click.1),
+                conversion: Spread(4.0 * BASE.conversion.0, BASE.conversion.1),
+                order: Spread(BASE.order.0 / 10.0, BASE.order.1),
+                ..BASE
             },
-            _ => kind,
         }
     }
 

@@ -132,7 +132,7 @@ impl Draws {
 
 /// One plan's auctions on a day. Shocks and drift come on the judged day only, the same for every plan.
 pub(super) fn stream(options: &MarketOptions, plan: &PlanWorld, day: u32, judged: bool) -> anyhow::Result<Stream> {
-    let made = Constants::of(options.market, options.scenario);
+    let made = Constants::of(options.market);
     let day_key = u64::from(day);
     let moves = moves(options, &made, judged, &mut StdRng::seed_from_u64(options.seed ^ 0x5eed_0000 ^ day_key));
     let seed = options.seed ^ u64::from(plan.number) << 32 ^ (day_key + 1) << 56;

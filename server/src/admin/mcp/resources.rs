@@ -4,9 +4,11 @@ use super::super::desk::Desk;
 use super::super::plans::Span;
 use super::super::tokens::Caller;
 use super::super::{CatalogAdmin, Kind, Page};
+use super::arguments::came;
+use crate::http::path_id;
 use crate::http::respond::Fault;
 use crate::reports::Grouping;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rmcp::model::{
     ErrorData, GetPromptResult, Prompt, PromptMessage, ReadResourceResult, Resource, ResourceContents,
     ResourceTemplate, Role,
@@ -67,7 +69,7 @@ pub(super) async fn read<C: CatalogAdmin>(
     } else {
         let rest = rest.strip_prefix('/').ok_or_else(unknown)?;
         let (plan, part) = rest.split_once('/').map_or((rest, ""), |(plan, part)| (plan, part));
-        let plan = percent_decode_str(plan).decode_utf8().map_err(|_| unknown())?;
+        let plan = path_id(plan)?;
         match part {
             "" => desk.get(caller, Kind::Plans, &plan).await?,
             "report" => {
@@ -110,7 +112,12 @@ pub(super) fn prompt(name: &str, arguments: &Value) -> Result<GetPromptResult, E
     let entry = entry.ok_or_else(|| ErrorData::invalid_params(format!("there is no prompt `{name}`"), None))?;
     let mut text = entry.text;
     for argument in entry.prompt.arguments.unwrap_or_default() {
-        let given = arguments[argument.name.as_str()].as_str();
+        let given = &arguments[argument.name.as_str()];
+        if !(given.is_null() || given.is_string()) {
+            let fault = format!("the argument `{}` must be text; came {}", argument.name, came(given));
+            return Err(ErrorData::invalid_params(fault, None));
+        }
+        let given = given.as_str();
         let required = argument.required.unwrap_or(false);
         if given.is_none() && required {
             return Err(ErrorData::invalid_params(format!("the argument `{}` is missing", argument.name), None));

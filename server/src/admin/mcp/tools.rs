@@ -4,13 +4,13 @@ use super::super::audit::Call;
 use super::super::desk::Desk;
 use super::super::plans::Span;
 use super::super::{CatalogAdmin, IfMatch, Kind, Page, WriteMode, merge_patch, requests, routes, tag_of};
+use super::arguments::{Arguments, check, object, text, whole};
 use crate::http::respond::Fault;
 use crate::ids::Id;
 use crate::plans::Plan;
 use crate::reports::Grouping;
 use rmcp::model::{ErrorData, Tool};
 use serde_json::{Map, Value, json};
-use std::sync::LazyLock;
 
 /// Names, descriptions and schemas of the tools.
 const TOOLS: &str = include_str!("../../../assets/mcp/tools.json");
@@ -30,6 +30,8 @@ const MONEY: &[&str] = &[
     "seat",
 ];
 const DAY: i64 = 86_400;
+/// Records of a list when the call does not say.
+const PAGE_DEFAULT: usize = 20;
 /// How what is new is written.
 const NEW: (WriteMode, &IfMatch) = (WriteMode::Create, &IfMatch::Anything);
 
@@ -38,41 +40,9 @@ pub(super) fn list() -> Result<Vec<Tool>, ErrorData> {
     serde_json::from_str(TOOLS).map_err(|error| ErrorData::internal_error(error.to_string(), None))
 }
 
-type Arguments = Map<String, Value>;
-
-fn text<'a>(arguments: &'a Arguments, name: &str) -> Result<&'a str, Fault> {
-    arguments.get(name).and_then(Value::as_str).ok_or_else(|| Fault::invalid(name, "is missing; must be text"))
-}
-
-fn object(arguments: &Arguments, name: &str) -> Result<Value, Fault> {
-    let value = arguments.get(name).filter(|value| value.is_object());
-    value.cloned().ok_or_else(|| Fault::invalid(name, "is missing; must be an object"))
-}
-
-fn time(arguments: &Arguments, name: &str) -> Result<Option<i64>, Fault> {
-    match arguments.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_i64().map(Some).ok_or_else(|| Fault::invalid(name, "must be Unix seconds")),
-    }
-}
-
 fn told(value: &impl serde::Serialize) -> Result<Value, Fault> {
     serde_json::to_value(value)
         .map_err(|error| Fault::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()))
-}
-
-/// Refuses arguments that the tool's schema does not name: a slip of the pen would pass for something left out.
-fn known(tool: &str, arguments: &Arguments) -> Result<(), Fault> {
-    static LIST: LazyLock<Vec<Tool>> = LazyLock::new(|| list().unwrap_or_default());
-    let schema = LIST.iter().find(|known| known.name == tool).map(|known| &known.input_schema);
-    let Some(named) = schema.and_then(|schema| schema.get("properties")?.as_object()) else { return Ok(()) };
-    match arguments.keys().find(|name| !named.contains_key(*name)) {
-        None => Ok(()),
-        Some(name) => {
-            let names: Vec<&str> = named.keys().map(String::as_str).collect();
-            Err(Fault::invalid(name, format!("is no argument of {tool}; it takes {}", names.join(", "))))
-        }
-    }
 }
 
 /// Runs a tool; `None` if there is none of this name.
@@ -80,9 +50,9 @@ pub(super) async fn run<C: CatalogAdmin>(
     desk: &Desk<C>,
     call: &Call<'_>,
     tool: &str,
-    arguments: Arguments,
+    mut arguments: Arguments,
 ) -> Option<Result<Value, Fault>> {
-    if let Err(fault) = known(tool, &arguments) {
+    if let Err(fault) = check(tool, &mut arguments) {
         return Some(Err(fault));
     }
     Some(match tool {
@@ -116,8 +86,8 @@ async fn records<C: CatalogAdmin>(
     arguments: &Arguments,
 ) -> Result<Value, Fault> {
     let after = arguments.get("after").and_then(Value::as_str).map(str::to_owned);
-    let limit = arguments.get("limit").and_then(Value::as_u64).unwrap_or(20).clamp(1, 100);
-    let page = Page { after, limit: usize::try_from(limit).unwrap_or(20), owner: None };
+    let limit = whole(arguments, "limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(PAGE_DEFAULT);
+    let page = Page { after, limit, owner: None };
     let mut listing = desk.list(call.caller, kind, page).await?;
     for record in &mut listing.records {
         shorten(record);
@@ -280,7 +250,7 @@ async fn forecast<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: A
 
 async fn figures<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: &Arguments) -> Result<Value, Fault> {
     let names = ["from", "to"];
-    let span = Span::read(time(arguments, "from")?, time(arguments, "to")?, (desk.now(), DAY), names)?;
+    let span = Span::read(whole(arguments, "from"), whole(arguments, "to"), (desk.now(), DAY), names)?;
     let word = arguments.get("by").and_then(Value::as_str).unwrap_or("total");
     let by = Grouping::parse(word).ok_or_else(|| Fault::invalid("by", "must be hour, channel, creative or total"))?;
     told(&desk.figures(call.caller, text(arguments, "plan")?, span, by).await?)
@@ -296,7 +266,7 @@ async fn add_creative<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, argument
 async fn diagnose<C: CatalogAdmin>(desk: &Desk<C>, call: &Call<'_>, arguments: &Arguments) -> Result<Value, Fault> {
     let (before, after) = (["before_from", "before_to"], ["after_from", "after_to"]);
     let span = |names: [&str; 2]| {
-        let times = (time(arguments, names[0])?, time(arguments, names[1])?);
+        let times = (whole(arguments, names[0]), whole(arguments, names[1]));
         if times.0.is_none() || times.1.is_none() {
             return Err(Fault::invalid(names[0], "name all four times, or none"));
         }

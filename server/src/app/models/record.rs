@@ -57,6 +57,14 @@ fn kept(config: &Config, served: &Served) -> Served {
     Served { path, ..served.clone() }
 }
 
+/// Why a start has no model to serve, apart from a disk that cannot be read, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}: {fix}")]
+pub(crate) struct NoModel {
+    pub(crate) fault: String,
+    pub(crate) fix: String,
+}
+
 /// A path of the file as this process reaches it: one that is absolute stays.
 fn found(config: &Config, served: Served) -> Served {
     let path = config.data.dir.join(&served.path);
@@ -93,10 +101,10 @@ fn read(config: &Config) -> anyhow::Result<Option<Record>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
-    let record: Record = serde_json::from_slice(&json)
-        .ok()
-        .filter(|record: &Record| record.format == FORMAT)
-        .with_context(|| format!("{} is damaged: remove it and set model.path", path.display()))?;
+    let record: Record =
+        serde_json::from_slice(&json).ok().filter(|record: &Record| record.format == FORMAT).ok_or_else(|| {
+            NoModel { fault: format!("{} is damaged", path.display()), fix: "remove it and set model.path".to_owned() }
+        })?;
     if record.configured != config.model.path {
         tracing::info!(
             recorded = %record.current.path.display(), configured = config.model.path,
@@ -144,7 +152,8 @@ fn first(config: &Config) -> anyhow::Result<PathBuf> {
     if !config.model.path.is_empty() {
         let path = PathBuf::from(&config.model.path);
         if !path.exists() {
-            bail!("model.path {} does not exist: set it to a bundle directory or a safetensors file", path.display());
+            let fix = "set it to a bundle directory or a safetensors file".to_owned();
+            bail!(NoModel { fault: format!("model.path {} does not exist", path.display()), fix });
         }
         return Ok(path);
     }
@@ -153,13 +162,16 @@ fn first(config: &Config) -> anyhow::Result<PathBuf> {
     match &list(&dir)[..] {
         [only] => Ok(dir.join(only)),
         [] if bare.exists() => Ok(bare),
-        [] => bail!(
-            "no model: there is no bundle in {} and no {}. Set model.path to a bundle directory or a safetensors file, or run \
-             `longbow demo` to make a world with a model",
-            dir.display(),
-            bare.display()
-        ),
-        several => bail!("{} holds several models ({}): set model.path to one", dir.display(), several.join(", ")),
+        [] => bail!(NoModel {
+            fault: format!("no model: there is no bundle in {} and no {}", dir.display(), bare.display()),
+            fix: "set model.path to a bundle directory or a safetensors file, or run `longbow demo` to make a world with \
+                  a model"
+                .to_owned(),
+        }),
+        several => bail!(NoModel {
+            fault: format!("{} holds several models ({})", dir.display(), several.join(", ")),
+            fix: "set model.path to one".to_owned(),
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The state is what the solver does not model: how much time and money is left, how sure the model is, how its forecasts
 //! have turned out, and which constraint binds. An action adds to the logarithm of the multiplier. The value of each
-//! action is a quadratic form of the state, fitted offline (fitted Q iteration, `longbow-bench train-policy`). Outside the
+//! action is a quadratic form of the state, fitted offline (fitted Q iteration, `longbow-bench auction train-policy`). Outside the
 //! range of states that it was trained on the policy does nothing; the return constraint is never crossed.
 
 use serde::{Deserialize, Serialize};

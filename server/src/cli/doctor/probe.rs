@@ -1,7 +1,7 @@
 //! The single looks of the doctor.
 
 use super::Finding;
-use crate::app::chosen_model;
+use crate::app::{NoModel, chosen_model};
 use crate::config::{Config, StateFormat};
 use crate::runtime::{cores as usable_cores, file_limit, io_threads, raise_file_limit};
 use longbow_index::{IndexOptions, Kind, LiveIndex, Query, Retriever as _};
@@ -165,11 +165,16 @@ fn openblas(path: &Path) -> Finding {
 }
 
 pub(super) fn model(config: &Config) -> Finding {
-    let fix = "set model.path to a bundle directory or a safetensors file, or run `longbow demo` to make a world with a model";
     let path = match chosen_model(config) {
         Ok((path, _)) => path,
-        Err(error) => return Finding::fault("model", format!("{error:#}"), fix),
+        Err(error) => {
+            return match error.downcast::<NoModel>() {
+                Ok(NoModel { fault, fix }) => Finding::fault("model", fault, fix),
+                Err(error) => Finding::fault("model", format!("{error:#}"), "make it readable for this user"),
+            };
+        }
     };
+    let fix = "set model.path to a bundle directory or a safetensors file";
     let (file, what) =
         if path.is_dir() { (path.join(longbow_model::bundle::MODEL), "bundle") } else { (path.clone(), "bare file") };
     match fs::File::open(&file).and_then(|file| file.metadata()) {

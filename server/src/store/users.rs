@@ -1,4 +1,4 @@
-//! [`UserStore`] on one redb file and the event log.
+//! [`UserStore`]: one redb file and the event log.
 
 use super::file::{FileFault, checked, open_database};
 use super::history::History;
@@ -6,9 +6,9 @@ use super::poison::Poison;
 use super::reader::{Cache, Joined, run as run_reader};
 use super::tables::{Meta, USERS, make_tables};
 use super::writer::{Job, Reply, Writer};
-use super::{APPEND_MAX, EventOutcome, IMPORT_MAX, StoreError, UserEvent, UserStore};
+use super::{APPEND_MAX, EventOutcome, IMPORT_MAX, StoreError, UserEvent};
 use crate::deadline::WallClock;
-use crate::events::{BoxFuture, EventLog};
+use crate::events::EventLog;
 use crate::ids::Id;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use redb::{Database, ReadableDatabase, ReadableTableMetadata};
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Settings of a [`RedbUserStore`].
+/// Settings of a [`UserStore`].
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// Events kept for one user; the oldest are dropped.
@@ -36,9 +36,11 @@ pub struct StoreOptions {
     pub ids_window_s: u64,
     /// Most event ids remembered; at least half of them always are.
     pub ids_max: u64,
+    /// Users whose newest event is older than so many days are forgotten; 0: none.
+    pub forget_after_days: u32,
     /// A synced commit follows so many events, ...
     pub checkpoint_events: usize,
-    /// ... or so many milliseconds, whichever is first.
+    /// ... or so many milliseconds, whichever is first. As often a step is taken of forgetting users by age.
     pub checkpoint_ms: u64,
 }
 
@@ -52,6 +54,7 @@ impl Default for StoreOptions {
             load_queue_max: 4_096,
             ids_window_s: 86_400,
             ids_max: 8_000_000,
+            forget_after_days: 0,
             checkpoint_events: 20_000,
             checkpoint_ms: 1_000,
         }
@@ -69,6 +72,8 @@ pub struct StoreCounters {
     pub rejected: AtomicU64,
     /// Events taken from the log at start-up.
     pub replayed: AtomicU64,
+    /// Users forgotten by age.
+    pub forgotten: AtomicU64,
     /// Histories found in memory.
     pub hits: AtomicU64,
     /// Histories not found in memory.
@@ -87,7 +92,7 @@ impl StoreCounters {
 pub(super) struct Shared {
     pub(super) database: Database,
     pub(super) cache: Cache,
-    pub(super) log: Arc<dyn EventLog>,
+    pub(super) log: Arc<EventLog>,
     pub(super) poison: Poison,
     pub(super) options: StoreOptions,
     pub(super) clock: Arc<dyn WallClock>,
@@ -95,16 +100,16 @@ pub(super) struct Shared {
 }
 
 /// Histories in one redb file with a cache in memory. Share it behind an `Arc`. Dropping it syncs what waits.
-pub struct RedbUserStore {
+pub struct UserStore {
     shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
     loads: Option<Sender<Id>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl fmt::Debug for RedbUserStore {
+impl fmt::Debug for UserStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedbUserStore").field("counters", &self.shared.counters).finish_non_exhaustive()
+        f.debug_struct("UserStore").field("counters", &self.shared.counters).finish_non_exhaustive()
     }
 }
 
@@ -112,13 +117,13 @@ fn open_error(path: &Path, fault: impl fmt::Display) -> StoreError {
     StoreError::Open { file: path.display().to_string(), fault: fault.to_string() }
 }
 
-impl RedbUserStore {
+impl UserStore {
     /// Opens or creates `dir/users.redb`, replays the log from the last checkpoint, and starts the threads `store` and
     /// `store-read`.
     pub fn open(
         dir: &Path,
         options: StoreOptions,
-        log: Arc<dyn EventLog>,
+        log: Arc<EventLog>,
         clock: Arc<dyn WallClock>,
     ) -> Result<Self, StoreError> {
         let path = dir.join("users.redb");
@@ -181,13 +186,10 @@ impl RedbUserStore {
         self.ask(Job::Checkpoint).await
     }
 
-    fn ask<T: Send + 'static>(&self, job: impl FnOnce(Reply<T>) -> Job) -> BoxFuture<'_, Result<T, StoreError>> {
+    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.send(job(reply));
-        Box::pin(async move {
-            sent?;
-            answer.await.unwrap_or_else(|_| Err(self.gone()))
-        })
+        self.send(job(reply))?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -224,59 +226,67 @@ fn prepare(database: &Database) -> Result<Meta, redb::Error> {
     Meta::of(&database.begin_read()?)
 }
 
-impl UserStore for RedbUserStore {
-    fn cached(&self, user: &Id) -> Option<Arc<History>> {
+impl UserStore {
+    /// The history if it is in memory. Never waits: one short lock.
+    #[must_use]
+    pub fn cached(&self, user: &Id) -> Option<Arc<History>> {
         let found = self.shared.cache.get(user);
         let counter = if found.is_some() { &self.shared.counters.hits } else { &self.shared.counters.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    fn load(&self, user: &Id) -> BoxFuture<'_, Result<Arc<History>, StoreError>> {
-        let user = user.clone();
-        Box::pin(async move {
-            let answer = match self.shared.cache.join(&user) {
-                Joined::Here(history) => return Ok(history),
-                Joined::Full => return Err(StoreError::Busy("read")),
-                Joined::Waiting(answer) => answer,
-                Joined::Start(answer) => {
-                    self.start_read(&user);
-                    answer
-                }
-            };
-            answer.await.unwrap_or_else(|_| Err(self.gone()))
-        })
+    /// The history, read from disk if need be; empty for a user never seen. Calls for one user share one read.
+    pub async fn load(&self, user: &Id) -> Result<Arc<History>, StoreError> {
+        let answer = match self.shared.cache.join(user) {
+            Joined::Here(history) => return Ok(history),
+            Joined::Full => return Err(StoreError::Busy("read")),
+            Joined::Waiting(answer) => answer,
+            Joined::Start(answer) => {
+                self.start_read(user);
+                answer
+            }
+        };
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    fn append(&self, events: Vec<UserEvent>) -> BoxFuture<'_, Result<Vec<EventOutcome>, StoreError>> {
+    /// Adds events; one outcome for each, in order. Resolves when the accepted ones are durable and visible to
+    /// [`UserStore::cached`] and [`UserStore::load`]. At most [`APPEND_MAX`] a call.
+    pub async fn append(&self, events: Vec<UserEvent>) -> Result<Vec<EventOutcome>, StoreError> {
         if events.len() > APPEND_MAX {
-            return Box::pin(async { Err(StoreError::TooMany(APPEND_MAX)) });
+            return Err(StoreError::TooMany(APPEND_MAX));
         }
-        self.ask(|reply| Job::Append(events, reply))
+        self.ask(|reply| Job::Append(events, reply)).await
     }
 
-    fn import(&self, histories: Vec<(Id, History)>) -> BoxFuture<'_, Result<usize, StoreError>> {
+    /// Sets whole histories (each sorted by time first), replacing what these users had. Durable when it resolves.
+    /// Running the same import twice changes nothing. At most [`IMPORT_MAX`] a call: 1,000 or more make it fast.
+    pub async fn import(&self, histories: Vec<(Id, History)>) -> Result<usize, StoreError> {
         if histories.len() > IMPORT_MAX {
-            return Box::pin(async { Err(StoreError::TooMany(IMPORT_MAX)) });
+            return Err(StoreError::TooMany(IMPORT_MAX));
         }
-        self.ask(|reply| Job::Import(histories, reply))
+        self.ask(|reply| Job::Import(histories, reply)).await
     }
 
-    fn delete(&self, user: &Id) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let user = user.clone();
-        self.ask(|reply| Job::Delete(user, reply))
+    /// Forgets a user. Durable when it resolves; true if there was anything.
+    pub async fn delete(&self, user: &Id) -> Result<bool, StoreError> {
+        self.ask(|reply| Job::Delete(user.clone(), reply)).await
     }
 
-    fn cached_bytes(&self) -> usize {
+    /// Memory held by histories that [`UserStore::cached`] finds, bytes.
+    #[must_use]
+    pub fn cached_bytes(&self) -> usize {
         self.shared.cache.size().0
     }
 
-    fn poisoned(&self) -> Option<&str> {
+    /// Why the store refuses to work, or `None` while healthy.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&str> {
         self.shared.poison.reason().or_else(|| self.shared.log.poisoned())
     }
 }
 
-impl Drop for RedbUserStore {
+impl Drop for UserStore {
     fn drop(&mut self) {
         self.jobs = None;
         self.loads = None;
