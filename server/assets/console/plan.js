@@ -125,7 +125,8 @@ function diagnosisOf(told) {
     h("p", { class: "summary" }, told.summary),
     h("p", { class: "quiet" }, `${when(told.before.from)} to ${when(told.before.to)}, against ${when(told.after.from)} to ${when(told.after.to)}. Pale bars are within luck.`),
     waterfall({ before: whole.before, after: whole.after, parts: groups, text, label: `${byReturn ? "Return on spend" : "Order value a day"} by cause, from before to after` }),
-    moved.length ? h("ul", { class: "steps" }, moved.map((part) => h("li", {}, h("b", {}, `${named(part)}: `), part.suggestion))) : null,
+    // There even if it is empty: pages are brought up to date child by child, and what is open behind it must stay open.
+    h("ul", { class: "steps", hidden: moved.length ? null : "" }, moved.map((part) => h("li", {}, h("b", {}, `${named(part)}: `), part.suggestion))),
     h("details", {}, h("summary", {}, "All parts with their evidence"), table(["part", ...(byReturn ? ["return"] : []), "order value a day", "spend a day", "judged", "evidence"], rows, "Parts of the change")),
   ];
 }
