@@ -7,6 +7,7 @@ each other by spinning: the column "worst" therefore holds our median against th
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -230,7 +231,7 @@ def show(figures):
 def main():
     root = pathlib.Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--binary", default=str(root / "target/release/longbow-bench"), help="longbow-bench, built with --release")
+    parser.add_argument("--binary", default=str(pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "release/longbow-bench"), help="longbow-bench, built with --release")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="1 counts CPU time: for a machine that others use too")
@@ -239,6 +240,8 @@ def main():
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--only", choices=["products", "attention", "encoder"])
     args = parser.parse_args()
+    if not pathlib.Path(args.binary).is_file():
+        parser.error(f"--binary {args.binary}: is not there; cargo build --release -p longbow-bench makes it")
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     check()

@@ -18,38 +18,6 @@ pub(crate) use simd::{code_scores, score};
 
 use crate::{Bitmap, IndexError};
 
-/// Whether this machine can run the index, or what it lacks and why that matters. Ask before anything else is called.
-///
-/// # Errors
-/// A sentence for the user: FAISS is compiled for x86-64-v3 (AVX2, FMA, BMI2, F16C) and does not choose at run time, so that on an older
-/// machine it would stop with an illegal instruction.
-pub fn cpu_supported() -> Result<(), String> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let have = [
-            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-            ("fma", std::arch::is_x86_feature_detected!("fma")),
-            ("bmi1", std::arch::is_x86_feature_detected!("bmi1")),
-            ("bmi2", std::arch::is_x86_feature_detected!("bmi2")),
-            ("f16c", std::arch::is_x86_feature_detected!("f16c")),
-            ("lzcnt", std::arch::is_x86_feature_detected!("lzcnt")),
-            ("movbe", std::arch::is_x86_feature_detected!("movbe")),
-        ];
-        let missing: Vec<&str> = have.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(format!(
-            "the CPU lacks {}: the retrieval index (FAISS) is compiled for x86-64-v3 (AVX2 and its companions, Intel Haswell or AMD \
-             Zen and later) because without AVX2 its code scan is 14 to 19 times slower; use a newer machine, or in a virtual \
-             machine pass the host's CPU model through",
-            missing.join(", ")
-        ))
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    Ok(())
-}
-
 unsafe extern "C" {
     /// OpenMP's thread count for parallel regions that the calling thread starts.
     fn omp_set_num_threads(threads: c_int);
@@ -379,11 +347,6 @@ fn without_source(message: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn this_machine_can_run_it() {
-        assert_eq!(cpu_supported(), Ok(()));
-    }
 
     #[test]
     fn an_unknown_description_is_an_error_with_words() {

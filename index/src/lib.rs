@@ -11,6 +11,7 @@
 
 mod bitmap;
 mod codes;
+mod cpu;
 mod error;
 mod exact;
 mod ffi;
@@ -29,9 +30,10 @@ mod topk;
 mod tune;
 
 pub use bitmap::Bitmap;
+pub use cpu::cpu_supported;
 pub use error::IndexError;
 pub use exact::ExactRetriever;
-pub use ffi::{blas_core, cpu_supported, lower_thread_priority};
+pub use ffi::{blas_core, lower_thread_priority};
 pub use live::{Applied, Change, LiveIndex, Stats};
 pub use options::{DIM_MAX, IndexOptions};
 pub use query::{Hits, K_MAX, Kind, Query, Retriever};

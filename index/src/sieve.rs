@@ -3,6 +3,9 @@
 use crate::codes::{CodedQuery, Codes};
 use std::cmp::Ordering;
 
+/// Scores that are looked at together.
+const LOOK: usize = 32;
+
 /// Keeps every row that can be among the best `k` by full scores, and few others.
 ///
 /// With `w` the window of the query, the `k` best by codes have full scores of at least `t - w / 2`, where `t` is the least of their scores
@@ -40,16 +43,25 @@ impl Sieve {
     /// that score enough.
     pub(crate) fn take(&mut self, codes: &Codes, picks: &[u32], scores: &mut [f32], eligible: impl Fn(u32) -> bool) {
         codes.score(&self.query, picks, scores);
-        for (&score, &row) in scores.iter().zip(picks) {
-            if score < self.floor || !eligible(row) {
+        for (scores, picks) in scores.chunks(LOOK).zip(picks.chunks(LOOK)) {
+            // Nearly always none: one answer for all of them takes a few instructions.
+            if !scores.iter().fold(false, |any, &score| any | (score >= self.floor)) {
                 continue;
             }
-            self.kept.push((score, row));
-            if self.kept.len() > self.room {
-                self.raise();
-                // Many lie so close together that codes cannot tell them apart.
-                self.room = self.room.max(2 * self.kept.len());
+            for (&score, &row) in scores.iter().zip(picks) {
+                if score >= self.floor && eligible(row) {
+                    self.keep(score, row);
+                }
             }
+        }
+    }
+
+    fn keep(&mut self, score: f32, row: u32) {
+        self.kept.push((score, row));
+        if self.kept.len() > self.room {
+            self.raise();
+            // Many lie so close together that codes cannot tell them apart.
+            self.room = self.room.max(2 * self.kept.len());
         }
     }
 

@@ -86,7 +86,7 @@ class Tile {
             const int64_t left = p_.key_end - key - step.keys;
             next.panel = next.end = nullptr;
             if (left > 0 && !cursor.take(left, next)) return false;
-            const RowBias* bias = bias_.step(key, step.times, 0);
+            const RowBias* bias = bias_.step(key, step.times);
             const HeadWords words = head_words(p_, step.panel_keys);
             const uint32_t* k = step.panel;
             for (int64_t h = 0; h < p_.heads; ++h, k += words.k + words.v) {

@@ -56,24 +56,33 @@ Span span(int64_t next_low, int64_t next_high, const StepTimes& times) {
     return {crosses ? 0 : smaller(a, b), larger(a, b)};
 }
 
-// The bias of a tile: built once for the tile (constructor), then once for each step of keys (`step`).
+// Rows of a tile.
+constexpr int64_t kTile = 16;
+
+// The bias of a panel as tiles are loaded from it: key j of row t * kTile + i lies at at[t * tile + i * row + j], and every 16th
+// key starts a cache line: loads of a tile that cross lines take twice the time.
+struct PanelBias {
+    const float* at;
+    int64_t tile, row;  // floats
+};
+
+// The bias of a tile: built once for the tile (constructor), then once for each step of keys (`step`, `panel`).
 class TileBias {
   public:
-    // `window` takes keys + rows + 2 * kKeys floats; `mixed` rows * kKeys floats and `rows_out` one entry for each row, both as
-    // often as there are slots.
+    // `window` takes keys + rows + 2 * kKeys floats; for `step`, `mixed` takes rows * kKeys floats and `rows_out` one entry for each
+    // row; for `panel`, window[-3 * kTile] to window[-1] must be readable.
     TileBias(const LongbowAttention& p, float* window, float* mixed, RowBias* rows_out)
         : p_(p), window_(window), mixed_(mixed), rows_out_(rows_out) {
-        const int64_t spread = p.causal ? p.rows - 1 : 0;
         const int64_t keys = p.key_end - p.key_begin;
-        const int64_t padded = (keys + kKeys - 1) / kKeys * kKeys + spread + kKeys;
+        const int64_t padded = (keys + kKeys - 1) / kKeys * kKeys + spread() + kKeys;
         if (!p.pos_w) {
             fill(window, window + padded, 0.0f);
             return;
         }
         for (int b = 0; b <= kBuckets; ++b) ts_[b] = p.ts_w[b] * kMinusLog2e;
         // Row r at key j reads window[j - key_begin + spread - r], whatever the row: the bias is Toeplitz.
-        const float* from = p.pos_w + (p.max_len - 1 + p.key_begin - (p.first_position + spread));
-        const int64_t used = keys + spread;
+        const float* from = p.pos_w + (p.max_len - 1 + p.key_begin - (p.first_position + spread()));
+        const int64_t used = keys + spread();
         for (int64_t i = 0; i < used; ++i) window[i] = from[i] * kMinusLog2e;
         fill(window + used, window + padded, 0.0f);
         next_low_ = next_high_ = p.next_times[0];
@@ -83,29 +92,66 @@ class TileBias {
         }
     }
 
-    // Fills the rows' bias for the `kKeys` keys from `key` on, in slot `slot`; returns the slot's first row.
-    const RowBias* step(int64_t key, const StepTimes& times, int64_t slot) {
-        RowBias* const rows_out = rows_out_ + slot * p_.rows;
-        const int64_t spread = p_.causal ? p_.rows - 1 : 0;
-        const float* base = window_ + (key - p_.key_begin) + spread;
+    // The rows' bias for the `kKeys` keys from `key` on.
+    const RowBias* step(int64_t key, const StepTimes& times) {
+        const float* base = window_ + (key - p_.key_begin) + spread();
         if (!p_.pos_w || constant(times)) {
-            for (int64_t r = 0; r < p_.rows; ++r) rows_out[r] = {base - (p_.causal ? r : 0), constant_};
-            return rows_out;
+            for (int64_t r = 0; r < p_.rows; ++r) rows_out_[r] = {base - (p_.causal ? r : 0), constant_};
+            return rows_out_;
         }
         for (int64_t r = 0; r < p_.rows; ++r) {
-            if (r > 0 && !p_.causal && !p_.next_step) {
-                rows_out[r] = rows_out[0];
+            if (r > 0 && alike()) {
+                rows_out_[r] = rows_out_[0];
             } else {
-                rows_out[r] = row(r, base - (p_.causal ? r : 0), times, mixed_ + (slot * p_.rows + r) * kKeys);
+                rows_out_[r] = row(r, base - (p_.causal ? r : 0), times, mixed_ + r * kKeys);
             }
         }
-        return rows_out;
+        return rows_out_;
     }
+
+    // The same for tiles, made in `out`, which takes panel_floats(rows). Rows behind the last have a bias of no meaning.
+    PanelBias panel(int64_t key, const StepTimes& times, float* out) {
+        const float* base = window_ + (key - p_.key_begin);
+        if (!p_.pos_w) return {window_, 0, 0};
+        if (!constant(times)) {
+            for (int64_t r = 0; r < (alike() ? 1 : p_.rows); ++r) {
+                float* to = out + r * kKeys;
+                const RowBias bias = row(r, base + spread() - (p_.causal ? r : 0), times, to);
+                if (bias.at != to) add(bias.at, bias.plus, kKeys, to);
+            }
+            return alike() ? PanelBias{out, 0, 0} : PanelBias{out, kTile * kKeys, kKeys};
+        }
+        if (alike()) {
+            add(base, constant_, kKeys, out);
+            return {out, 0, 0};
+        }
+        // The window once for each row of a tile, one float later each: the rows of a tile then lie one behind the other, and the
+        // next tile's begin kTile floats before.
+        const int64_t width = bank_width(p_.rows), last = round_up(spread(), kTile) + kTile;
+        for (int64_t i = 0; i < kTile; ++i) add(base + spread() - last - i, constant_, last + kKeys, out + i * width);
+        return {out + last, -kTile, width};
+    }
+
+    static int64_t panel_floats(int64_t rows) { return larger(round_up(rows, kTile) * kKeys, kTile * bank_width(rows)); }
 
     // The bias of a row and its own key: same position, no time between.
     float own() const { return p_.pos_w ? (p_.pos_w[p_.max_len - 1] + p_.ts_w[0]) * kMinusLog2e : 0.0f; }
 
   private:
+    // An odd number of cache lines, so that a tile's rows spread over the cache.
+    static int64_t bank_width(int64_t rows) { return (round_up(rows, 2 * kTile) + 2 * kTile + kKeys) / 32 * 32 + 16; }
+
+    // `from` plus `x` to the `count` floats of `to`.
+    static void add(const float* from, float x, int64_t count, float* to) {
+        const Reg plus = Vec::set1(x);
+        for (int64_t i = 0; i < count; i += Vec::kLanes) Vec::store(to + i, Vec::add(Vec::loadu(from + i), plus));
+    }
+
+    int64_t spread() const { return p_.causal ? p_.rows - 1 : 0; }
+
+    // Whether every row has the same bias.
+    bool alike() const { return !p_.causal && !p_.next_step; }
+
     // Whether one bucket holds every pair of the tile and the step; its weight is then in `constant_`.
     bool constant(const StepTimes& times) {
         const Span s = span(next_low_, next_high_, times);

@@ -1,8 +1,10 @@
 // HSTU attention in tiles of bfloat16 (AMX): the same sums as attention.hpp, for histories kept in bf16.
 //
-// Queries, keys, weights (after SiLU) and values are bf16, every sum is f32. Order of the loops: groups of up to four panels
-// (256 keys); their bias; heads; blocks of 32 rows. In a block: scores of a panel in tiles 0 to 3, through memory to the gate in
-// vectors, and to bf16 weights; then, once for the group, weights times values. Tiles: 0-3 results, 4-5 left, 6-7 right.
+// Queries, keys, weights (after SiLU) and values are bf16, every sum is f32. Order of the loops: groups of up to six panels
+// (384 keys); their bias; heads; blocks of 32 rows. In a block: scores of a panel in tiles 0 to 3, which begin as its bias, through
+// memory to the gate in vectors, and to bf16 weights; then, once for the group, weights times values. The next panel's scores are
+// made in parts between the rows of the gate: one after the other, each would wait for the other's last results. Tiles: 0-3
+// results, 4-5 left, 6-7 right.
 #pragma once
 #include "tile_ops.hpp"
 #include "blocks.hpp"
@@ -13,15 +15,16 @@
 
 namespace {
 
-constexpr int64_t kGroup = 4;                  // panels
+constexpr int64_t kGroup = 6;                  // panels
 constexpr int64_t kTileRows = 32;              // rows of a block: two tiles
 constexpr int64_t kWide = kGroup * kKeys;      // keys of a group
+constexpr int64_t kParts = 6;                   // of a panel's scores
 constexpr int64_t kTileBytes = 64;             // of a row of a tile
 constexpr int64_t kTileWords = 16 * 16;
 
 // Where everything lies in the scratch, in words of 32 bits.
 struct TileLayout {
-    int64_t v_width, chunks, rows, q, sums, scores, weights, values, window, mixed, row_bias, total;
+    int64_t v_width, chunks, rows, q, sums, scores, weights, values, window, bias, panel_bias, total;
 
     explicit TileLayout(const LongbowAttention& p) {
         int64_t at = 0;
@@ -35,12 +38,13 @@ struct TileLayout {
         rows = round_up(p.rows, kTileRows);
         q = take(p.heads * rows * chunks * 16);
         sums = take(p.heads * rows * v_width);
-        scores = take(kTileRows * kKeys);
+        scores = take(2 * kTileRows * kKeys);
         weights = take(kTileRows * kWide / 2);
         values = take(16 * v_width);
-        window = take(round_up(p.key_end - p.key_begin, kKeys) + p.rows + 2 * kKeys);
-        mixed = take(kGroup * p.rows * kKeys);
-        row_bias = take(kGroup * p.rows * static_cast<int64_t>(sizeof(RowBias) / sizeof(float)));
+        window = take(3 * kTile) + 3 * kTile;
+        take(round_up(p.key_end - p.key_begin, kKeys) + p.rows + 2 * kKeys);
+        panel_bias = TileBias::panel_floats(rows);
+        bias = take(kGroup * panel_bias);
         total = at;
     }
 };
@@ -51,7 +55,7 @@ class TileRun {
   public:
     explicit TileRun(const LongbowAttention& p)
         : p_(p), at_(p), s_(p.scratch),
-          bias_(p, s_ + at_.window, s_ + at_.mixed, reinterpret_cast<RowBias*>(s_ + at_.row_bias)) {
+          bias_(p, s_ + at_.window, nullptr, nullptr) {
         fill(s_ + at_.q, s_ + at_.values + 16 * at_.v_width, 0.0f);
         // Left tiles of 16 rows x 32 columns, one after another: head, block of 16 rows, chunk of 32 columns.
         for (int64_t h = 0; h < p.heads; ++h) {
@@ -78,14 +82,14 @@ class TileRun {
     bool run() {
         Cursor cursor(p_);
         Step steps[kGroup];
-        const RowBias* bias[kGroup];
+        PanelBias bias[kGroup];
         int64_t first[kGroup + 1];
         first[0] = p_.key_begin;
         while (first[0] < p_.key_end) {
             int64_t panels = 0;
             for (; panels < kGroup && first[panels] < p_.key_end; ++panels) {
                 if (!cursor.take(p_.key_end - first[panels], steps[panels])) return false;
-                bias[panels] = bias_.step(first[panels], steps[panels].times, panels);
+                bias[panels] = bias_.panel(first[panels], steps[panels].times, s_ + at_.bias + panels * at_.panel_bias);
                 first[panels + 1] = first[panels] + steps[panels].keys;
             }
             for (int64_t h = 0; h < p_.heads; ++h) {
@@ -103,7 +107,7 @@ class TileRun {
   private:
     struct Group {
         const Step* steps;
-        const RowBias* const* bias;
+        const PanelBias* bias;
         const int64_t* first;
         int64_t panels;
     };
@@ -121,17 +125,11 @@ class TileRun {
     void block(int64_t h, int64_t r, const Group& g) {
         const int64_t rows = smaller(kTileRows, p_.rows - r);
         int64_t used = 0;
-        for (; used < g.panels; ++used) {
-            const Step& step = g.steps[used];
-            if (seen(r + rows - 1, g.first[used], step.keys) <= 0) break;
-            const HeadWords words = head_words(p_, step.panel_keys);
-            const uint32_t* k = step.panel + h * (words.k + words.v);
-            if (rows > 16) {
-                scores<2>(h, r, k, step.panel_keys);
-            } else {
-                scores<1>(h, r, k, step.panel_keys);
-            }
-            gate(r, rows, g, used);
+        while (used < g.panels && seen(r + rows - 1, g.first[used], g.steps[used].keys) > 0) ++used;
+        if (rows > 16) {
+            weigh<2>(h, r, rows, g, used);
+        } else {
+            weigh<1>(h, r, rows, g, used);
         }
         int64_t c = 0;
         if (rows > 16) {
@@ -143,55 +141,86 @@ class TileRun {
         }
     }
 
-    // scores = q k^T for R * 16 rows and a panel's keys, 32 keys at a time.
+    // Weights of a block against the first `used` panels of a group.
     template <int R>
-    void scores(int64_t h, int64_t r, const uint32_t* k, int64_t panel_keys) {
-        for (int64_t j = 0; j < panel_keys; j += 32) {
-            const bool two = j + 16 < panel_keys;
-            tile_zero<0>();
-            tile_zero<1>();
-            if (R == 2) tile_zero<2>();
-            if (R == 2) tile_zero<3>();
-            for (int64_t c = 0; c < at_.chunks; ++c) {
-                tile_load<4>(queries(h, r, c), kTileBytes);
-                if (R == 2) tile_load<5>(queries(h, r + 16, c), kTileBytes);
-                tile_load<6>(k + c * 16 * panel_keys + j, panel_keys * 4);
-                tile_dot<0, 4, 6>();
-                if (R == 2) tile_dot<2, 5, 6>();
-                if (!two) continue;
-                tile_load<7>(k + c * 16 * panel_keys + j + 16, panel_keys * 4);
-                tile_dot<1, 4, 7>();
-                if (R == 2) tile_dot<3, 5, 7>();
+    void weigh(int64_t h, int64_t r, int64_t rows, const Group& g, int64_t used) {
+        for (int64_t part = 0; part < kParts; ++part) scores<R>(h, r, g, 0, part);
+        for (int64_t panel = 0; panel < used; ++panel) {
+            int64_t part = panel + 1 < used ? 0 : kParts;
+            for (int64_t i = 0; i < rows; i += 4) {
+                if (part < kParts) scores<R>(h, r, g, panel + 1, part++);
+                gate(r, i, smaller(rows, i + 4), g, panel);
             }
-            float* to = s_ + at_.scores + j;
+            while (part < kParts) scores<R>(h, r, g, panel + 1, part++);
+        }
+    }
+
+    // scores = bias + q k^T for R * 16 rows and a panel's keys, in kParts parts: for 32 keys the products, then their tiles to memory,
+    // those of the first 16 keys and those of the others.
+    template <int R>
+    void scores(int64_t h, int64_t r, const Group& g, int64_t panel, int64_t part) {
+        const Step& step = g.steps[panel];
+        const int64_t keys = step.panel_keys, j = part / 3 * 32;
+        const bool two = j + 16 < keys;
+        if (j >= keys || (part % 3 == 2 && !two)) return;
+        if (part % 3 == 0) {
+            products<R>(h, r, step, j, g.bias[panel]);
+            return;
+        }
+        float* to = s_ + at_.scores + panel % 2 * (kTileRows * kKeys) + j;
+        if (part % 3 == 1) {
             tile_store<0>(to, kKeys * 4);
             if (R == 2) tile_store<2>(to + 16 * kKeys, kKeys * 4);
-            if (!two) continue;
+        } else {
             tile_store<1>(to + 16, kKeys * 4);
             if (R == 2) tile_store<3>(to + 16 * kKeys + 16, kKeys * 4);
         }
     }
 
-    // weights = gate(scores + bias) in bf16; keys that a row does not see weigh nothing.
-    void gate(int64_t r, int64_t rows, const Group& g, int64_t panel) {
+    // The products of `scores` with the keys from `j` on, in tiles 0 to 3.
+    template <int R>
+    void products(int64_t h, int64_t r, const Step& step, int64_t j, const PanelBias& bias) {
+        const int64_t keys = step.panel_keys;
+        const bool two = j + 16 < keys;
+        const HeadWords words = head_words(p_, keys);
+        const uint32_t* k = step.panel + h * (words.k + words.v) + j;
+        const float* from = bias.at + r / kTile * bias.tile + j;
+        tile_load<0>(from, bias.row * 4);
+        tile_load<1>(from + 16, bias.row * 4);
+        if (R == 2) tile_load<2>(from + bias.tile, bias.row * 4);
+        if (R == 2) tile_load<3>(from + bias.tile + 16, bias.row * 4);
+        for (int64_t c = 0; c < at_.chunks; ++c) {
+            tile_load<4>(queries(h, r, c), kTileBytes);
+            if (R == 2) tile_load<5>(queries(h, r + 16, c), kTileBytes);
+            tile_load<6>(k + c * 16 * keys, keys * 4);
+            tile_dot<0, 4, 6>();
+            if (R == 2) tile_dot<2, 5, 6>();
+            if (!two) continue;
+            tile_load<7>(k + c * 16 * keys + 16, keys * 4);
+            tile_dot<1, 4, 7>();
+            if (R == 2) tile_dot<3, 5, 7>();
+        }
+    }
+
+    // weights = gate(scores) in bf16 for rows `begin` to `end` of a block; keys that a row does not see weigh nothing.
+    void gate(int64_t r, int64_t begin, int64_t end, const Group& g, int64_t panel) {
         const Step& step = g.steps[panel];
         const bool whole = seen(r, g.first[panel], step.keys) == kKeys;
-        for (int64_t i = 0; i < rows; ++i) {
-            const RowBias bias = g.bias[panel][r + i];
-            const int64_t keys = larger(0, seen(r + i, g.first[panel], step.keys));
-            const float* from = s_ + at_.scores + i * kKeys;
+        for (int64_t i = begin; i < end; ++i) {
+            const float* from = s_ + at_.scores + (panel % 2 * kTileRows + i) * kKeys;
             float* to = s_ + at_.weights + (i * kWide + panel * kKeys) / 2;
-            const __m512 plus = _mm512_set1_ps(bias.plus);
-            for (int64_t j = 0; j < kKeys; j += 32) {
-                const __m512 a = _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(from + j), _mm512_loadu_ps(bias.at + j)), plus);
-                const __m512 b =
-                    _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(from + j + 16), _mm512_loadu_ps(bias.at + j + 16)), plus);
-                __m512 z[2] = {a, b};
-                gate_bf16<2>(z);
-                __m512i pair = (__m512i)_mm512_cvtne2ps_pbh(z[1], z[0]);
-                if (!whole) pair = _mm512_maskz_mov_epi16(first32(keys - j), pair);
-                _mm512_store_si512(to + j / 2, pair);
+            __m512 z[4];
+#pragma GCC unroll 4
+            for (int64_t j = 0; j < 4; ++j) z[j] = _mm512_load_ps(from + 16 * j);
+            gate_bf16<4>(z);
+            __m512i pairs[2] = {(__m512i)_mm512_cvtne2ps_pbh(z[1], z[0]), (__m512i)_mm512_cvtne2ps_pbh(z[3], z[2])};
+            if (!whole) {
+                const int64_t keys = seen(r + i, g.first[panel], step.keys);
+                pairs[0] = _mm512_maskz_mov_epi16(first32(keys), pairs[0]);
+                pairs[1] = _mm512_maskz_mov_epi16(first32(keys - 32), pairs[1]);
             }
+            _mm512_store_si512(to, pairs[0]);
+            _mm512_store_si512(to + 16, pairs[1]);
         }
     }
 

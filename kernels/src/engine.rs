@@ -122,7 +122,7 @@ impl Engine {
         let (mut tiles, mut split) = (recycle(tiles), recycle(split));
         // Sequences that are cut along their keys wait at the end of the list until their sums have room.
         for whole in wholes {
-            let cut = Cut::new(whole.q.rows(), whole.keys.len());
+            let cut = Cut::new(whole.q.rows(), whole.keys.len(), whole.format());
             if cut.ranges > 1 { split.push((whole, cut)) } else { tile::cut_rows(whole, cut, &mut tiles) }
         }
         let width = shape.v_width();

@@ -63,6 +63,11 @@ pub fn to_bf16(x: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
+/// Two bf16 in a word, the first in the lower half.
+fn pair(low: f32, high: f32) -> u32 {
+    u32::from(to_bf16(low)) | u32::from(to_bf16(high)) << 16
+}
+
 /// The float of a bfloat16.
 #[must_use]
 pub fn from_bf16(x: u16) -> f32 {
@@ -150,58 +155,62 @@ impl KvLayout {
             let count = (LANES - row % LANES).min(k.rows() - done);
             for head in 0..self.shape.heads {
                 let (k_at, v_at) = self.head_at(row, head);
-                match self.format {
-                    KvFormat::F32 => self.write_f32(&mut lines[k_at / LANES..], (row, head), k.rows_at(done, count)),
-                    KvFormat::Bf16 => self.write_bf16(&mut lines[k_at / LANES..], (row, head), k.rows_at(done, count)),
+                let mut rows = [&[][..]; LANES];
+                for (i, row) in rows.iter_mut().enumerate().take(count) {
+                    *row = &k.row(done + i)[head * self.shape.d_qk..][..self.shape.d_qk];
                 }
-                for i in 0..count {
-                    let values = &v.row(done + i)[head * self.shape.d_v..][..self.shape.d_v];
-                    self.write_values(&mut lines[v_at / LANES..], (row + i) % self.panel_keys, values);
+                self.write_keys(&mut lines[k_at / LANES..], row, &rows[..count]);
+                for (i, row) in rows.iter_mut().enumerate().take(count) {
+                    *row = &v.row(done + i)[head * self.shape.d_v..][..self.shape.d_v];
                 }
+                self.write_values(&mut lines[v_at / LANES..], row % self.panel_keys, &rows[..count]);
             }
             done += count;
         }
     }
 
-    fn write_f32(&self, lines: &mut [Line], (row, head): (usize, usize), k: MatrixRef<'_>) {
+    /// Keys that share their lines: each line is written once, with what all of them have in its columns.
+    fn write_keys(&self, lines: &mut [Line], row: usize, keys: &[&[f32]]) {
         let (step, at, lane) = (self.panel_keys / LANES, row % self.panel_keys / LANES, row % LANES);
-        for i in 0..k.rows() {
-            let key = &k.row(i)[head * self.shape.d_qk..][..self.shape.d_qk];
-            for (line, x) in lines[at..].iter_mut().step_by(step).zip(key) {
-                line.0[lane + i] = x.to_bits();
+        let columns = match self.format {
+            KvFormat::F32 => 1,
+            KvFormat::Bf16 => 2,
+        };
+        let lines = lines[at..].iter_mut().step_by(step);
+        for (line, c) in lines.zip((0..self.shape.d_qk).step_by(columns)) {
+            for (word, key) in line.0[lane..].iter_mut().zip(keys) {
+                *word = match self.format {
+                    KvFormat::F32 => key[c].to_bits(),
+                    KvFormat::Bf16 => pair(key[c], key.get(c + 1).copied().unwrap_or_default()),
+                };
             }
         }
     }
 
-    fn write_bf16(&self, lines: &mut [Line], (row, head): (usize, usize), k: MatrixRef<'_>) {
-        let (step, at, lane) = (self.panel_keys / LANES, row % self.panel_keys / LANES, row % LANES);
-        for i in 0..k.rows() {
-            let key = &k.row(i)[head * self.shape.d_qk..][..self.shape.d_qk];
-            for (line, pair) in lines[at..].iter_mut().step_by(step).zip(key.chunks(2)) {
-                let high = pair.get(1).map_or(0, |&x| to_bf16(x));
-                line.0[lane + i] = u32::from(to_bf16(pair[0])) | u32::from(high) << 16;
-            }
-        }
-    }
-
-    fn write_values(&self, lines: &mut [Line], row: usize, values: &[f32]) {
+    /// Values of the keys from `row` of a panel on.
+    fn write_values(&self, lines: &mut [Line], row: usize, values: &[&[f32]]) {
         let width = self.v_width() / LANES;
-        match self.format {
-            KvFormat::F32 => {
-                for (line, values) in lines[row * width..].iter_mut().zip(values.chunks(LANES)) {
-                    for (word, x) in line.0.iter_mut().zip(values) {
-                        *word = x.to_bits();
-                    }
+        if self.format == KvFormat::F32 {
+            for (lines, value) in lines[row * width..].chunks_mut(width).zip(values) {
+                for (line, part) in lines.iter_mut().zip(value.chunks(LANES)) {
+                    line.0.iter_mut().zip(part).for_each(|(word, x)| *word = x.to_bits());
                 }
             }
-            KvFormat::Bf16 => {
-                for (line, values) in lines[row / 2 * width..].iter_mut().zip(values.chunks(LANES)) {
-                    for (word, &x) in line.0.iter_mut().zip(values) {
-                        let bits = u32::from(to_bf16(x));
-                        // The other half of a new pair is cleared: it may hold a key that was dropped.
-                        *word = if row.is_multiple_of(2) { bits } else { *word & 0xffff | bits << 16 };
-                    }
-                }
+            return;
+        }
+        let (mut lines, mut values) = (lines[row / 2 * width..].chunks_mut(width), values);
+        // The even key of the first pair may be there already.
+        if let (1, [value, rest @ ..]) = (row % 2, values) {
+            for (line, part) in lines.next().unwrap_or_default().iter_mut().zip(value.chunks(LANES)) {
+                line.0.iter_mut().zip(part).for_each(|(word, &x)| *word = *word & 0xffff | pair(0.0, x));
+            }
+            values = rest;
+        }
+        for (lines, keys) in lines.zip(values.chunks(2)) {
+            for (n, (line, low)) in lines.iter_mut().zip(keys[0].chunks(LANES)).enumerate() {
+                // The other half of a pair that is not whole is cleared: it may hold a key that was dropped.
+                let high = keys.get(1).map_or(&[0.0; LANES][..low.len()], |key| &key[n * LANES..][..low.len()]);
+                line.0.iter_mut().zip(low.iter().zip(high)).for_each(|(word, (&x, &y))| *word = pair(x, y));
             }
         }
     }

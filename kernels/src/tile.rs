@@ -15,10 +15,13 @@ const TALL_ROWS: usize = 132;
 const SHORT_ROWS: usize = 96;
 /// From this many rows on, tiles are tall.
 const TALL_FROM: usize = 768;
-/// Calls of at most `SHORT_ROWS` rows are cut along the keys into ranges of about this many.
+/// Calls of at most one tile's rows are cut along the keys into ranges of about this many.
 const SPLIT_KEYS: usize = 2048;
 /// Tile heights are a multiple of this, so that only the last register block of a sequence is ragged.
 const ROW_STEP: usize = 12;
+/// Height and step where keys are kept in bf16, which AMX takes 16 rows at a time.
+const PAIR_ROWS: usize = 128;
+const PAIR_STEP: usize = 16;
 
 /// Times of the event after each query's.
 #[derive(Debug, Clone, Copy)]
@@ -86,10 +89,14 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    pub(crate) fn new(rows: usize, keys: usize) -> Self {
-        let rows_max = if rows >= TALL_FROM { TALL_ROWS } else { SHORT_ROWS };
+    pub(crate) fn new(rows: usize, keys: usize, format: KvFormat) -> Self {
+        let (rows_max, step) = match format {
+            KvFormat::F32 if rows >= TALL_FROM => (TALL_ROWS, ROW_STEP),
+            KvFormat::F32 => (SHORT_ROWS, ROW_STEP),
+            KvFormat::Bf16 => (PAIR_ROWS, PAIR_STEP),
+        };
         let tiles = rows.div_ceil(rows_max).max(1);
-        let tile_rows = rows.div_ceil(tiles).next_multiple_of(ROW_STEP).max(ROW_STEP);
+        let tile_rows = rows.div_ceil(tiles).next_multiple_of(step).max(step);
         let wanted = if tiles == 1 { keys.div_ceil(SPLIT_KEYS).max(1) } else { 1 };
         let keys_per_range = keys.div_ceil(wanted).next_multiple_of(PANEL_KEYS).max(PANEL_KEYS);
         Self { rows: tile_rows, ranges: keys.div_ceil(keys_per_range).max(1), keys_per_range }
@@ -208,8 +215,9 @@ mod tests {
                     .map(|first| KvPanels::from_rows(shape, KvFormat::F32, rows(first), rows(first)).expect("panels"))
                     .collect();
                 let kv: Vec<KvBlock<'_>> = panels.iter().map(|p| p.block(&[]).expect("block")).collect();
-                for rows in [1, 3, SHORT_ROWS, SHORT_ROWS + 1, 5000] {
-                    let cut = Cut::new(rows, keys);
+                let sizes = [1, 3, SHORT_ROWS, SHORT_ROWS + 1, 5000];
+                for (rows, format) in sizes.into_iter().flat_map(|n| [(n, KvFormat::F32), (n, KvFormat::Bf16)]) {
+                    let cut = Cut::new(rows, keys, format);
                     let mut begin = 0;
                     for index in 0..cut.ranges {
                         let end = cut.end(index, &kv, keys);

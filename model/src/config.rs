@@ -246,10 +246,16 @@ impl Config {
         2 * (self.k_width() + self.v_width())
     }
 
+    /// Width of [v|k], what is kept of an event in each layer.
+    #[must_use]
+    pub fn kept_width(&self) -> usize {
+        self.k_width() + self.v_width()
+    }
+
     /// Bytes of K/V state that one event keeps, over all layers.
     #[must_use]
     pub fn state_bytes_per_event(&self) -> usize {
-        self.num_blocks * (self.k_width() + self.v_width()) * 4 + 14
+        self.num_blocks * self.kept_width() * 4 + 14
     }
 }
 

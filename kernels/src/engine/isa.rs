@@ -14,8 +14,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and DQ (Skylake-X, Zen 4 and later).
     Avx512,
-    /// AVX-512 with BF16 (Cooper Lake, Zen 4 and later): histories kept in `bf16` are multiplied in pairs, those in `f32` as with
-    /// [`Isa::Avx512`].
+    /// AVX-512 with BF16 (Zen 4 and later): histories kept in `bf16` are multiplied in pairs, those in `f32` as with [`Isa::Avx512`].
+    /// Intel's cores have the instructions (Cooper Lake and later), but are faster without them: there it is chosen by name only.
     Avx512Bf16,
     /// AVX-512 with AMX tiles of bfloat16 (Sapphire Rapids and later): histories kept in `bf16` are multiplied in tiles, those
     /// in `f32` as with [`Isa::Avx512`].
@@ -41,7 +41,9 @@ impl Isa {
                 {
                     found.push(Isa::Avx512);
                     if std::arch::is_x86_feature_detected!("avx512bf16") {
-                        found.push(Isa::Avx512Bf16);
+                        // Intel's cores multiply pairs in vectors at less than the speed of f32: their BF16 is for tiles.
+                        let place = if vendor() == *b"GenuineIntel" { found.len() - 1 } else { found.len() };
+                        found.insert(place, Isa::Avx512Bf16);
                         if has_tiles() && ffi::amx_permitted() {
                             found.push(Isa::Amx);
                         }
@@ -74,6 +76,17 @@ impl Isa {
             Err(KernelError::IsaUnavailable { wanted: self.to_string(), available })
         }
     }
+}
+
+/// CPUID leaf 0: twelve letters in ebx, edx and ecx.
+#[cfg(target_arch = "x86_64")]
+fn vendor() -> [u8; 12] {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let mut name = [0; 12];
+    for (part, word) in name.chunks_exact_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
+        part.copy_from_slice(&word.to_le_bytes());
+    }
+    name
 }
 
 /// CPUID leaf 7: AMX-BF16 is bit 22 of edx, AMX-TILE bit 24.

@@ -1,6 +1,6 @@
 //! One pass of packed rows through all layers.
 
-use longbow_kernels::{CandidateSeq, CausalSeq, Engine, KernelError, KvBlock, MatrixMut, MatrixRef, recycle};
+use longbow_kernels::{CandidateSeq, CausalSeq, Engine, KernelError, KvBlock, Linear, MatrixMut, MatrixRef, recycle};
 
 use super::watch::{Stage, Watch};
 use super::weights::Weights;
@@ -197,7 +197,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Runs history rows through the layers. Without `outputs` only the K/V of the last layer are wanted, so its
-    /// attention is left out.
+    /// attention and the other half of its projection are left out.
     pub(super) fn history<R: HistoryRows>(&mut self, parts: &mut [R], outputs: bool) -> Result<(), KernelError> {
         self.start(parts.iter().map(|part| part.next_times().len()).sum());
         let mut at = 0;
@@ -210,9 +210,8 @@ impl<'a> Pass<'a> {
         self.lap(Stage::Embed);
         let layers = self.weights.layers.len();
         for layer in 0..layers {
-            self.project(layer)?;
-            self.lap(Stage::Project);
-            let [v, _, k] = self.vqk()?;
+            let whole = outputs || layer + 1 < layers;
+            let [v, k] = if whole { self.project(layer)? } else { self.project_kept()? };
             let mut at = 0;
             for part in parts.iter_mut() {
                 let count = part.next_times().len();
@@ -220,7 +219,7 @@ impl<'a> Pass<'a> {
                 at += count;
             }
             self.lap(Stage::Keep);
-            if outputs || layer + 1 < layers {
+            if whole {
                 self.attend_history(layer, parts)?;
                 self.lap(Stage::Attend);
                 self.output(layer)?;
@@ -243,7 +242,6 @@ impl<'a> Pass<'a> {
         self.lap(Stage::Embed);
         for layer in 0..self.weights.layers.len() {
             self.project(layer)?;
-            self.lap(Stage::Project);
             self.attend_candidates(layer, parts)?;
             self.lap(Stage::Attend);
             self.output(layer)?;
@@ -280,13 +278,28 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// [u|v|q|k] = silu(norm(x) W).
-    fn project(&mut self, layer: usize) -> Result<(), KernelError> {
-        let (d, width) = (self.width(), self.weights.config.uvqk_width());
+    /// [u|v|q|k] = silu(norm(x) W). Gives v and k.
+    fn project(&mut self, layer: usize) -> Result<[MatrixRef<'_>; 2], KernelError> {
+        self.project_by(self.weights.uvqk(layer), self.weights.config.uvqk_width())?;
+        let [v, _, k] = vqk(&self.scratch.uvqk, self.rows, self.weights)?;
+        Ok([v, k])
+    }
+
+    /// v and k alone, of the last layer: the same numbers.
+    fn project_kept(&mut self) -> Result<[MatrixRef<'_>; 2], KernelError> {
+        let config = &self.weights.config;
+        self.project_by(self.weights.kept(), config.kept_width())?;
+        let kept = MatrixRef::dense(&self.scratch.uvqk, self.rows, config.kept_width())?;
+        Ok([kept.cols_at(0, config.v_width()), kept.cols_at(config.v_width(), config.k_width())])
+    }
+
+    fn project_by(&mut self, linear: Linear<'_>, width: usize) -> Result<(), KernelError> {
         let Scratch { x, uvqk, .. } = &mut *self.scratch;
-        let x = MatrixRef::dense(x, self.rows, d)?;
+        let x = MatrixRef::dense(x, self.rows, self.weights.config.embedding_dim)?;
         let uvqk = MatrixMut::dense(uvqk, self.rows, width)?;
-        self.engine.project(x, self.weights.norm(), self.weights.uvqk(layer), (width, uvqk))
+        self.engine.project(x, self.weights.norm(), linear, (width, uvqk))?;
+        self.lap(Stage::Project);
+        Ok(())
     }
 
     /// x += (u * norm(a)) W_o^T + b_o.
@@ -298,11 +311,6 @@ impl<'a> Pass<'a> {
         let a = MatrixRef::dense(attention, rows, v_width)?;
         let x = MatrixMut::dense(x, rows, d)?;
         self.engine.gated_output((u, a), self.weights.norm(), self.weights.output(layer), x)
-    }
-
-    /// The v, q and k columns of the projection.
-    fn vqk(&self) -> Result<[MatrixRef<'_>; 3], KernelError> {
-        vqk(&self.scratch.uvqk, self.rows, self.weights)
     }
 
     fn attend_history<R: HistoryRows>(&mut self, layer: usize, parts: &[R]) -> Result<(), KernelError> {
@@ -369,6 +377,7 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// The v, q and k columns of the projection.
 fn vqk<'m>(uvqk: &'m [f32], rows: usize, weights: &Weights) -> Result<[MatrixRef<'m>; 3], KernelError> {
     let (v, k) = (weights.config.v_width(), weights.config.k_width());
     let all = MatrixRef::dense(uvqk, rows, weights.config.uvqk_width())?;

@@ -17,6 +17,8 @@ pub(super) struct Weights {
     pub(super) position: Arc<[f32]>,
     pub(super) action: Option<Arc<[f32]>>,
     pub(super) layers: Vec<Layer>,
+    /// The v and k columns of the last layer's projection: of a history that is only kept nothing else is wanted there.
+    kept: PackedMatrix,
     pub(super) heads: Option<Heads>,
 }
 
@@ -55,6 +57,7 @@ impl Weights {
             position: data(spec::POS_EMB),
             action: (config.action_embedding_dim > 0).then(|| data(spec::ACTION_EMB)),
             layers,
+            kept: PackedMatrix::new(MatrixRef::dense(&kept(model), config.embedding_dim, config.kept_width())?),
             heads,
             config,
         })
@@ -81,10 +84,26 @@ impl Weights {
         Linear { weight: &self.layers[layer].uvqk, bias: None }
     }
 
+    pub(super) fn kept(&self) -> Linear<'_> {
+        Linear { weight: &self.kept, bias: None }
+    }
+
     pub(super) fn output(&self, layer: usize) -> Linear<'_> {
         let layer = &self.layers[layer];
         Linear { weight: &layer.output, bias: Some(&layer.output_bias) }
     }
+}
+
+/// The v and k columns of the last layer's projection, row by row.
+fn kept(model: &Model) -> Vec<f32> {
+    let config = model.config();
+    let (v, k) = (config.v_width(), config.k_width());
+    let all = &model.weight(&spec::layer(config.num_blocks - 1, "_uvqk")).data;
+    all.chunks_exact(config.uvqk_width())
+        .flat_map(|row| [&row[v..2 * v], &row[2 * v + k..]])
+        .flatten()
+        .copied()
+        .collect()
 }
 
 impl Heads {

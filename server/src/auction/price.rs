@@ -163,8 +163,11 @@ fn micros_floor(amount: f64) -> Option<Micros> {
     if !(0.0..=f64::INFINITY).contains(&amount) {
         return None;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "bounded by VALUE_MAX, below 2^53")]
-    Some(Micros(amount.min(VALUE_MAX).floor() as i64))
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "from 0 to VALUE_MAX, below 2^53: cutting off is rounding down"
+    )]
+    Some(Micros(amount.min(VALUE_MAX) as i64))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "money below 2^53 micros is exact; above, the value is capped anyway")]

@@ -15,9 +15,11 @@ const KEEP: f64 = 0.9998;
 const STEEPNESS: f64 = 2.0;
 /// Lowest share of its value that is ever offered.
 const SHARE_MIN: f64 = 0.2;
-/// Values in a table: from `e^0` to `e^31.5` micros.
-const POINTS: usize = 64;
-const POINT_STEP: f64 = 0.5;
+/// Values in a table: every power of two from 2^0 to 2^46 micros, and the middle to the next. A value's place is then in the bits
+/// of its float, without a logarithm for each bid.
+const POINTS: usize = 93;
+/// Bits of a float's mantissa below the one that tells which half of an octave it is in.
+const PART_BITS: u32 = f64::MANTISSA_DIGITS - 2;
 /// Groups at most; further ones share the last.
 const GROUPS_MAX: usize = 4_096;
 
@@ -101,6 +103,11 @@ impl WinRate {
     }
 }
 
+/// Value of a place of a table, micros.
+fn point(place: usize) -> f64 {
+    f64::from_bits(1.0f64.to_bits() + ((place as u64) << PART_BITS))
+}
+
 /// Shares to offer by group and value: what requests read.
 #[derive(Clone, Debug, Default)]
 pub struct Shading {
@@ -115,11 +122,13 @@ impl Shading {
         if value.is_nan() || value <= 1.0 {
             return 1.0;
         }
-        let at = value.ln() / POINT_STEP;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the table")]
-        let low = (at as usize).min(POINTS - 2);
-        #[expect(clippy::cast_precision_loss, reason = "a table position")]
-        let part = (at - low as f64).clamp(0.0, 1.0);
+        let above = value.to_bits() - 1.0f64.to_bits();
+        let low = usize::try_from(above >> PART_BITS).unwrap_or(usize::MAX);
+        if low >= POINTS - 1 {
+            return f64::from(table[POINTS - 1]);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "51 bits")]
+        let part = (above & ((1 << PART_BITS) - 1)) as f64 / (1u64 << PART_BITS) as f64;
         f64::from(table[low]) * (1.0 - part) + f64::from(table[low + 1]) * part
     }
 }
@@ -152,12 +161,8 @@ impl WinRates {
     pub fn shading(&mut self, most: usize) -> Shading {
         for group in self.stale.drain(..most.min(self.stale.len())) {
             let model = &self.groups[group];
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_precision_loss,
-                reason = "shares and table positions"
-            )]
-            let table = |i: usize| model.map_or(1.0, |model| model.share((i as f64 * POINT_STEP).exp())) as f32;
+            #[expect(clippy::cast_possible_truncation, reason = "shares")]
+            let table = |i: usize| model.map_or(1.0, |model| model.share(point(i))) as f32;
             self.tables.groups[group] = std::array::from_fn(table);
         }
         self.tables.clone()
@@ -199,6 +204,20 @@ mod tests {
             let share = shading.share(0, value);
             assert!(gain(share) > 0.96 * best, "value {value}: share {share} brings {} of {best}", gain(share));
         }
+    }
+
+    #[test]
+    fn a_table_is_exact_at_its_points_and_between_its_neighbours_elsewhere() {
+        let model = trained(5_000).groups[0].unwrap();
+        let shading = trained(5_000).shading(1);
+        assert_eq!([0, 1, 2, 3, POINTS - 1].map(point), [1.0, 1.5, 2.0, 3.0, 2.0f64.powi(46)]);
+        for place in 1..POINTS - 1 {
+            let close = |value: f64, share: f64| (shading.share(0, value) - share).abs() < 1e-6;
+            let (here, next) = (model.share(point(place)), model.share(point(place + 1)));
+            assert!(close(point(place), here), "{place}");
+            assert!(close(f64::midpoint(point(place), point(place + 1)), f64::midpoint(here, next)), "{place}");
+        }
+        assert!((shading.share(0, 1e300) - model.share(point(POINTS - 1))).abs() < 1e-6);
     }
 
     #[test]

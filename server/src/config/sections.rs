@@ -104,18 +104,23 @@ pub enum ModelDevice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StateFormat {
-    /// As they were computed.
+    /// bf16 where the CPU multiplies it and the model's self-check holds with it, else f32.
     #[default]
+    Auto,
+    /// As they were computed.
     F32,
     /// Rounded to 8 bits of precision.
     Bf16,
 }
 
-impl From<StateFormat> for longbow_kernels::KvFormat {
-    fn from(format: StateFormat) -> Self {
-        match format {
-            StateFormat::F32 => Self::F32,
-            StateFormat::Bf16 => Self::Bf16,
+impl StateFormat {
+    /// What a CPU with these instructions keeps.
+    #[must_use]
+    pub fn on(self, isa: longbow_kernels::Isa) -> longbow_kernels::KvFormat {
+        match self {
+            Self::Bf16 => longbow_kernels::KvFormat::Bf16,
+            Self::Auto if isa.multiplies_bf16() => longbow_kernels::KvFormat::Bf16,
+            Self::Auto | Self::F32 => longbow_kernels::KvFormat::F32,
         }
     }
 }
@@ -137,8 +142,9 @@ section! {
         /// takes less time than computing them anew. 0: none. Not used where the encoder runs on the CPU.
         host_cache_mib: usize = 0, Int(0, 1_048_576);
         /// Numbers that user states are kept in on the CPU. "f32": as computed; "bf16": half the memory a user (where the attention
-        /// dimension is a multiple of 32), and faster where the CPU multiplies bf16; what it may change is checked at each load. GPUs keep bf16.
-        state_format: StateFormat = StateFormat::F32, OneOf(&["f32", "bf16"]);
+        /// dimension is a multiple of 32), and several times faster where the CPU multiplies bf16 (AMX, AVX-512 BF16); what it may change
+        /// is checked at each load. "auto": bf16 on such a CPU if the model passes that check, else f32. GPUs keep bf16.
+        state_format: StateFormat = StateFormat::Auto, OneOf(&["auto", "f32", "bf16"]);
         /// Threads of the CPU encoder. 0: one for each core.
         threads: usize = 0, Int(0, 1_024);
     }

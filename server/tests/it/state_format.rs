@@ -119,3 +119,22 @@ fn bids_agree_with_f32_within_the_bound_that_the_server_tells() {
     assert!(moved > 0, "the states were not rounded");
     assert!(rounded.cache_bytes < exact.cache_bytes, "{} and {}", rounded.cache_bytes, exact.cache_bytes);
 }
+
+#[test]
+fn left_to_itself_a_server_keeps_bf16_where_its_cpu_multiplies_it() {
+    use longbow_kernels::{Isa, KvFormat};
+    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512] {
+        assert_eq!(StateFormat::Auto.on(isa), KvFormat::F32, "{isa}");
+    }
+    for isa in [Isa::Avx512Bf16, Isa::Amx] {
+        assert_eq!(StateFormat::Auto.on(isa), KvFormat::Bf16, "{isa}");
+        assert_eq!(StateFormat::F32.on(isa), KvFormat::F32, "{isa}");
+    }
+    let (data, _, _) = two();
+    let path = dir(&data, "a").to_string_lossy().into_owned();
+    let world = World::start(data, move |config| config.model.path = path);
+    let told = world.admin("GET", "/v1/models", "").json()["current"].clone();
+    let multiplies = Isa::detect().multiplies_bf16();
+    assert_eq!(told["state_format"], if multiplies { "bf16" } else { "f32" });
+    assert_eq!(told.get("self_check_bf16").is_some(), multiplies, "{told}");
+}

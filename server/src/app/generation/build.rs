@@ -4,7 +4,7 @@ use super::{Generation, ItemRows, ModelFacts, RowsDraft, SelfCheck, middle};
 use crate::actions;
 use crate::batch::{Device, DeviceOptions, Rehearsal, UserWindow, WarmUp};
 use crate::catalog::Catalog;
-use crate::config::{Config, IndexKind, ModelDevice};
+use crate::config::{Config, IndexKind, ModelDevice, StateFormat};
 use crate::device::{self, Built, Gpu};
 use crate::meters::Meters;
 use crate::pipeline::{TASKS, WindowCache, WindowLimits};
@@ -142,14 +142,21 @@ impl Workshop {
 
     /// An encoder that keeps states as `model.state_format` says, and where that rounds them, what it changes.
     fn rounded(&self, bundle: &Bundle, cpu: CpuEncoder) -> anyhow::Result<(CpuEncoder, Option<SelfCheck>)> {
-        let mut cpu = cpu.keeping(self.config.model.state_format.into());
+        let asked = self.config.model.state_format;
+        let mut cpu = cpu.keeping(asked.on(self.engine.isa()));
         if cpu.format() == KvFormat::F32 {
             return Ok((cpu, None));
         }
-        let checked = bundle
-            .self_check_bf16(&mut cpu)
-            .context("with user states in bf16 (model.state_format = \"f32\" keeps them as computed)")?;
-        Ok((cpu, checked.map(SelfCheck::from)))
+        match bundle.self_check_bf16(&mut cpu) {
+            Ok(checked) => Ok((cpu, checked.map(SelfCheck::from))),
+            Err(error) if asked == StateFormat::Auto => {
+                tracing::warn!(%error, "this model's user states are kept in f32: in bf16 its self-check fails");
+                Ok((cpu.keeping(KvFormat::F32), None))
+            }
+            Err(error) => {
+                Err(error).context("with user states in bf16 (model.state_format = \"f32\" keeps them as computed)")
+            }
+        }
     }
 
     /// Puts a model where it will run, and says where that is.

@@ -5,7 +5,7 @@ use crate::app::{NoModel, chosen_model};
 use crate::config::{Config, StateFormat};
 use crate::runtime::{cores as usable_cores, file_limit, io_threads, raise_file_limit};
 use longbow_index::{IndexOptions, Kind, LiveIndex, Query, Retriever as _};
-use longbow_kernels::{Isa, KvFormat};
+use longbow_kernels::Isa;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -47,10 +47,10 @@ pub(super) fn cpu() -> Finding {
 
 pub(super) fn kernels(config: &Config) -> Finding {
     let best = Isa::detect();
-    let found = match (best, config.model.state_format) {
-        (_, StateFormat::F32) if best.multiplies_bf16() => {
-            format!("attention runs with avx512: {best} multiplies bf16, set model.state_format = \"bf16\" to use it")
-        }
+    let found = match config.model.state_format {
+        StateFormat::F32 if best.multiplies_bf16() => format!(
+            "attention runs with avx512: {best} multiplies bf16, which model.state_format = \"f32\" leaves unused"
+        ),
         _ => format!("attention runs with {best}"),
     };
     if best >= Isa::Avx2 {
@@ -89,7 +89,7 @@ pub(super) fn memory(config: &Config) -> Finding {
     let usable = limit.unwrap_or(total);
     let caches = ((config.model.state_cache_mib + config.model.host_cache_mib + config.store.cache_mib) as u64) << 20;
     let of = if limit.is_some() { "limit of the container" } else { "installed" };
-    let states = KvFormat::from(config.model.state_format);
+    let states = config.model.state_format.on(Isa::detect());
     let found = format!("{} {of}, caches may take {}; user states in {states}", gib(usable), gib(caches));
     if usable < MEMORY_MIN {
         Finding::fault("memory", found, format!("give it at least {}", gib(MEMORY_MIN)))
